@@ -1,0 +1,53 @@
+"""Save a pruned model as dense safetensors with exact zeros, and count what really is on disk."""
+
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from elsa.errors import UserError
+from elsa.files import write_folder_atomically
+from elsa.sparsity.pattern import Pattern
+
+
+def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write a folder that `AutoModelForCausalLM.from_pretrained` loads; it is whole or absent."""
+    write_folder_atomically(folder, model.save_pretrained, tokenizer.save_pretrained)
+
+
+def count_zeros(folder: Path, names: list[str]) -> dict[str, dict[str, int]]:
+    """{name: {"zeros", "numel"}} of the named weights, read back from the safetensors files one tensor at a time."""
+    counts = {}
+    for name, tensor in _tensors(folder, set(names)):
+        counts[name] = {"zeros": int((tensor == 0).sum()), "numel": tensor.numel()}
+    missing = sorted(set(names) - counts.keys())
+    assert not missing, f"saved without {missing}"
+    return {name: counts[name] for name in names}
+
+
+def check_pattern(folder: Path, transposed: dict[str, bool], pattern: Pattern) -> None:
+    """Raise `UserError` if a saved weight has fewer zeros than the pattern asks for. `transposed`: stored as [I, O]."""
+    for name, tensor in _tensors(folder, set(transposed)):
+        weight = tensor.t() if transposed[name] else tensor
+        if pattern.group is None:
+            wanted, found = pattern.zeros(weight.numel()), int((weight == 0).sum())
+            short = found < wanted - weight.shape[0]  # a method may round in every row
+        else:
+            keep = pattern.group - round(pattern.group * pattern.sparsity)
+            most = int((weight.reshape(-1, pattern.group) != 0).sum(1).max())
+            wanted, found, short = keep, most, most > keep
+        if short:
+            raise UserError(f"{folder}: {name} misses pattern {pattern.pattern}: wanted {wanted}, found {found}")
+
+
+def _tensors(folder: Path, names: set[str]):
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            for name in file.keys():  # noqa: SIM118 (a safetensors file is no dict)
+                if name in names:
+                    yield name, _readable(file.get_tensor(name))
+
+
+def _readable(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()

@@ -1,0 +1,31 @@
+"""The config folder, and the step from Hydra's composed config to plain data."""
+
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from elsa.errors import did_you_mean, require
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+CONF = next(folder for folder in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if folder.is_dir())
+
+
+def plain(composed: DictConfig) -> dict:
+    """Resolve all interpolations. A method named in `method.start` is replaced by that method's own config."""
+    config = OmegaConf.to_container(composed, resolve=True)
+    start = config.get("method", {}).get("start")
+    if isinstance(start, str):
+        known = choices("method")
+        require(start in known, "method.start", start, did_you_mean(start, known))
+        config["method"]["start"] = OmegaConf.to_container(OmegaConf.load(CONF / "method" / f"{start}.yaml"))
+    return config
+
+
+def choices(group: str) -> list[str]:
+    """What can be chosen in a config group."""
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def groups() -> list[str]:
+    """The config groups of this project."""
+    return sorted(folder.name for folder in CONF.iterdir() if folder.is_dir())

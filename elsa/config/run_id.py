@@ -1,0 +1,29 @@
+"""Run folders are named by content: the same question is the same folder, two questions never share one."""
+
+import elsa
+from elsa.config.schema import PruneConfig
+from elsa.files import content_hash
+
+_NOT_SCIENCE = {"paths", "tracker", "device"}
+
+
+def run_name(run: PruneConfig, config: dict) -> str:
+    """`<model>-<method>-<sparsity>-<hash>`; the hash covers every key that can change the result.
+
+    `config` is the resolved config of `run`. Groups that the method does not read (a penalty for Wanda, a sparsity for
+    the dense model) do not count, so that they never cause the same work twice.
+    """
+    unread = {"sparsity", "data", "seed", "penalty"} - set(run.method.reads)
+    science = {key: value for key, value in config.items() if key not in _NOT_SCIENCE | unread}
+    science["model"] = run.model.identity() | {"dtype": run.model.dtype, "bos": run.model.begin_with_bos}
+    science["version"] = elsa.__version__
+    parts = [run.model.name, method_name(config["method"])]
+    if "sparsity" in run.method.reads:
+        parts.append(run.sparsity.pattern.replace(":", "of") if run.sparsity.group else f"{run.sparsity.ratio:g}")
+    return "-".join([*parts, content_hash(science)])
+
+
+def method_name(method: dict) -> str:
+    """The name of a method's YAML; "sparsegpt+finetuned" for one that starts from another."""
+    own = method["_target_"].split(".")[-2]
+    return f"{method_name(method['start'])}+{own}" if "start" in method else own

@@ -1,0 +1,162 @@
+"""Turn a composed config into objects, and refuse what cannot run before any work starts.
+
+Every group is a dataclass named by `_target_`; its fields are the keys of the YAML, their annotations the types.
+Each problem is one line: the key, the value, what would be right.
+"""
+
+import dataclasses
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import torch
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from elsa.admm.penalty import Penalty
+from elsa.data.sources import Source, Tokens
+from elsa.errors import UserError, did_you_mean, require
+from elsa.evaluate.perplexity import Perplexity
+from elsa.method import Method
+from elsa.model.loading import ModelSource, max_positions
+from elsa.model.prunable import Coverage, coverage, prunable_weights
+from elsa.sparsity.pattern import Pattern
+from elsa.track import TrackerSource
+
+
+_PLAIN = ConfigDict(arbitrary_types_allowed=True)  # a class that is no plain type is checked with isinstance
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paths:
+    """`outputs`: run folders and comparisons. `cache`: token windows and converted models, shared by all runs."""
+
+    outputs: str
+    cache: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruneConfig:
+    """One pruning run."""
+
+    model: ModelSource
+    data: Source | Tokens
+    sparsity: Pattern
+    method: Method
+    penalty: Penalty
+    eval: Perplexity
+    tracker: TrackerSource
+    paths: Paths
+    seed: int
+    device: str
+
+    def check(self) -> Coverage:
+        """Raise `UserError` for what can be known before weights are loaded; return what will be pruned."""
+        _check("model", self.model.check)
+        if "data" in self.method.reads:
+            _check("data", self.data.check, "train")
+        _check("eval", self.eval.check)
+        resolved_device(self.device)
+        skeleton = self.model.skeleton(Path(self.paths.cache))
+        longest, length = max_positions(skeleton), getattr(self.data, "sequence_length", 0)
+        fits = longest is None or length <= longest
+        require(fits, "data.sequence_length", length, f"model={self.model.name} takes windows up to {longest} tokens")
+        found = coverage(skeleton)
+        found.check()
+        if self.sparsity.group is not None:
+            for name, weight in prunable_weights(skeleton).items():
+                inputs = weight.value_OI.shape[1]
+                divides = inputs % self.sparsity.group == 0
+                wanted = f"{name} has {inputs} inputs, no multiple of {self.sparsity.group}"
+                require(divides, "sparsity.pattern", self.sparsity.pattern, wanted)
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """Scoring one saved model."""
+
+    checkpoint: str
+    data: Source | Tokens
+    eval: Perplexity
+    paths: Paths
+    device: str
+    dtype: str
+    begin_with_bos: bool
+
+    @property
+    def model_folder(self) -> Path:
+        """The folder with the weights: that of a run holds them in `model`."""
+        folder = Path(self.checkpoint)
+        return folder / "model" if (folder / "model").is_dir() else folder
+
+    def check(self) -> None:
+        _check("eval", self.eval.check)
+        resolved_device(self.device)
+        folder = Path(self.checkpoint)
+        require(folder.is_dir(), "checkpoint", self.checkpoint, "no such folder; give a run folder or its model folder")
+
+
+def _check(key: str, check: Callable, *arguments: str) -> None:
+    try:
+        check(*arguments)
+    except UserError as error:
+        raise UserError(f"{key}.{error}") from error
+
+
+def resolved_device(device: str) -> str:
+    """"auto" is cuda where there is one, else cpu. Raises `UserError` for a device that is not there."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    known = ["auto", "cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    require(device in known, "device", device, f"known here: {', '.join(known)}")
+    return device
+
+
+def build(schema: type, config: dict, key: str = "") -> Any:
+    """Build `schema` from a plain dict, recursively. `key`: where the dict stands in the config."""
+    hints = get_type_hints(schema)
+    fields = {field.name: hints[field.name] for field in dataclasses.fields(schema)}
+    given = {name: value for name, value in config.items() if name != "_target_"}
+    for name, value in given.items():
+        require(name in fields, _join(key, name), value, f"no such key; {did_you_mean(name, fields)}")
+    for name in fields:
+        require(name in given and given[name] != "???", _join(key, name), "???", "must be given")
+    values = {name: _value(given[name], hint, _join(key, name)) for name, hint in fields.items()}
+    try:
+        return schema(**values)
+    except UserError as error:
+        raise UserError(_join(key, str(error))) from error
+
+
+def _value(value: Any, hint: Any, key: str) -> Any:
+    if typing.get_origin(hint) is dict and isinstance(value, dict):
+        item = typing.get_args(hint)[1]
+        return {name: _value(child, item, _join(key, name)) for name, child in value.items()}
+    if isinstance(value, dict) and "_target_" in value:
+        value = build(_locate(value["_target_"], key), value, key)
+        require(isinstance(value, hint), f"{key}._target_", type(value).__name__, "it does not belong in this group")
+        return value
+    if dataclasses.is_dataclass(hint) and isinstance(value, dict):
+        return build(hint, value, key)
+    try:
+        return TypeAdapter(hint, config=_PLAIN).validate_python(value, strict=True)
+    except ValidationError as error:
+        shown = "null" if value is None else value
+        raise UserError(f"{key}={shown}: {error.errors()[0]['msg'].lower()}") from error
+
+
+def _locate(target: str, key: str) -> type:
+    module, _, name = target.rpartition(".")
+    try:
+        found = getattr(import_module(module), name) if module.startswith("elsa.") else None
+    except (ImportError, AttributeError):
+        found = None
+    require(dataclasses.is_dataclass(found), f"{key}._target_", target, "no dataclass of this package")
+    return found
+
+
+def _join(*parts: str) -> str:
+    return ".".join(part for part in parts if part)

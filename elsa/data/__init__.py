@@ -1,0 +1,1 @@
+"""Where text comes from (`sources`) and how it becomes token windows (`windows`)."""

@@ -1,0 +1,183 @@
+"""Text sources: one dataclass each, the same three splits, an identity that changes when the text does.
+
+`documents(split)` gives the texts of "train", "validation" or "test"; a source without a split says so. `identity`
+enters cache keys and records, so it holds whatever decides the text: a content hash, or a pinned revision.
+"""
+
+import hashlib
+import json
+import sysconfig
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError
+
+from elsa.errors import UserError, require
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source(ABC):
+    """A corpus, and the length in tokens of the windows that are cut from it."""
+
+    sequence_length: int
+
+    def __post_init__(self):
+        require(self.sequence_length >= 2, "sequence_length", self.sequence_length, "a window has at least 2 tokens")
+
+    @abstractmethod
+    def documents(self, split: str) -> list[str]:
+        """The texts of one split, in their fixed order."""
+
+    @abstractmethod
+    def identity(self, split: str) -> dict:
+        """What decides the text of the split, as JSON."""
+
+    def check(self, split: str) -> None:
+        """Raise `UserError` if the text of a split is missing, before any work is done for it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stdlib(Source):
+    """The Python standard library's own sources: real text that is on every machine.
+
+    The split follows a hash of the module's path: a tenth each for validation and test, the rest to train on. Test
+    suites and the generated tables of `encodings` and `pydoc_data` are left out.
+    """
+
+    _LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idle_test", "encodings", "pydoc_data"}
+
+    @cached_property
+    def _modules(self) -> dict[str, list[str]]:
+        root = Path(sysconfig.get_paths()["stdlib"])
+        texts = {split: [] for split in SPLITS}
+        for path in sorted(root.rglob("*.py")):
+            relative = path.relative_to(root)
+            if not self._LEFT_OUT.intersection(relative.parts):
+                bucket = int(hashlib.sha256(relative.as_posix().encode()).hexdigest(), 16) % 10
+                split = {0: "test", 1: "validation"}.get(bucket, "train")
+                texts[split].append(path.read_text(encoding="utf-8", errors="replace"))
+        return texts
+
+    def documents(self, split: str) -> list[str]:
+        return self._modules[split]
+
+    def identity(self, split: str) -> dict:
+        return {"source": "stdlib", "split": split, "sha256": text_hash(self.documents(split))}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Text(Source):
+    """Local files: plain text (a file is a document) or `.jsonl` with a `text` field (a line is a document).
+
+    `train`, `validation` and `test` are a file, a folder or a list of either. `join` glues the documents of a file
+    list into one with this separator ("\\n\\n" is the usual way with WikiText); null keeps them apart.
+    """
+
+    train: list[str]
+    validation: list[str]
+    test: list[str]
+    join: str | None
+
+    def check(self, split: str) -> None:
+        names = getattr(self, split)
+        require(bool(names), split, "[]", "this run needs the split; name its files")
+        for name in names:
+            require(Path(name).exists(), split, name, "no such file or folder")
+
+    def documents(self, split: str) -> list[str]:
+        texts = [text for name in getattr(self, split) for path in _files(Path(name)) for text in _read(path)]
+        return [self.join.join(texts)] if self.join is not None else texts
+
+    def identity(self, split: str) -> dict:
+        return {"source": "text", "split": split, "sha256": text_hash(self.documents(split))}
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubText(Source):
+    """Named files of a hub data set at a pinned revision, read with `datasets`; offline once they are cached.
+
+    `train`, `validation` and `test` are file names in the repository; `documents_used` keeps the first so many
+    documents of validation and test (null: all); `join` as in `Text`, for those two splits.
+    """
+
+    repository: str
+    revision: str
+    train: str
+    validation: str
+    test: str
+    join: str
+    documents_used: int | None
+
+    def check(self, split: str) -> None:
+        self._local_file(split)
+
+    def documents(self, split: str) -> list[str]:
+        import datasets
+
+        path = self._local_file(split)
+        kind = "parquet" if path.endswith(".parquet") else "json"
+        texts = list(datasets.load_dataset(kind, data_files={split: path}, split=split)["text"])
+        return texts if split == "train" else [self.join.join(texts[: self.documents_used])]
+
+    def _local_file(self, split: str) -> str:
+        """The file in the hub's cache, downloaded if need be."""
+        name = getattr(self, split)
+        try:
+            return hf_hub_download(self.repository, name, repo_type="dataset", revision=self.revision)
+        except (OSError, HfHubHTTPError) as error:
+            raise UserError(
+                f"{split}={name}: not in the cache, and the hub cannot give it ({type(error).__name__}); run once with "
+                f"network, or get that file of the data set {self.repository} and use data=text data.{split}=[<file>]"
+            ) from error
+
+    def identity(self, split: str) -> dict:
+        return {
+            "source": self.repository, "revision": self.revision, "file": getattr(self, split), "split": split,
+            "documents_used": self.documents_used, "join": self.join,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tokens:
+    """Windows that someone else tokenised: a safetensors file with one integer tensor [windows, length] per split.
+
+    With it two programs are compared on exactly the same token ids. Windows are taken in their stored order.
+    """
+
+    path: str
+    train: str
+    validation: str
+    test: str
+
+    def check(self, split: str) -> None:
+        require(Path(self.path).is_file(), "path", self.path, "no such file; a safetensors file of token ids is wanted")
+
+
+def text_hash(texts: list[str]) -> str:
+    """SHA-256 of a list of texts that tells their boundaries apart."""
+    digest = hashlib.sha256()
+    for text in texts:
+        data = text.encode(errors="replace")
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return digest.hexdigest()
+
+
+def _files(path: Path) -> list[Path]:
+    return sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+
+
+def _read(path: Path) -> list[str]:
+    if path.suffix != ".jsonl":
+        return [path.read_text(encoding="utf-8", errors="replace")]
+    texts = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").rstrip("\n").split("\n"), 1):
+        try:
+            texts.append(json.loads(line)["text"])
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise UserError(f"{path}:{number}: not a JSON object with a `text` field") from error
+    return texts

@@ -1,0 +1,113 @@
+"""Token windows: documents are tokenised in batches, packed end to end and cut, so that no token is thrown away.
+
+The result is a function of source, split, tokenizer, length, count and seed. It is cached under the hash of exactly
+these, written once, and read back memory-mapped.
+
+Shapes: N windows of L tokens (`windows_NL`).
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from transformers import PreTrainedTokenizerFast
+
+from elsa.data.sources import Source, Tokens
+from elsa.errors import UserError
+from elsa.files import content_hash, write_atomically
+from elsa.track.progress import progress
+
+_BATCH = 512  # documents a tokenizer call; its threads share one batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowReader:
+    """Cuts windows with one tokenizer, and keeps them in `cache`. `begin_with_bos`: as Gemma needs it."""
+
+    tokenizer: PreTrainedTokenizerFast | None
+    cache: Path
+    begin_with_bos: bool = False
+
+    def training(self, source: Source | Tokens, count: int, seed: int) -> torch.Tensor:
+        """`count` windows of the train split, drawn without replacement (epoch by epoch) in an order set by `seed`.
+
+        Returns int32 `windows_NL`. Raises `UserError` if the text is missing or shorter than a window.
+        """
+        if isinstance(source, Tokens):
+            return _stored(source, "train", count, all_of_them=True)
+        return self._cached(source, "train", count, seed)
+
+    def evaluation(self, source: Source | Tokens, split: str, count: int | None) -> torch.Tensor:
+        """The first `count` windows of a split in their order (null: all; fewer when the text ends). int32."""
+        if isinstance(source, Tokens):
+            return _stored(source, split, count, all_of_them=False)
+        return self._cached(source, split, count, None)
+
+    def _cached(self, source: Source, split: str, count: int | None, seed: int | None) -> torch.Tensor:
+        key = {
+            "source": source.identity(split), "tokenizer": self._tokenizer_hash(), "bos": self.begin_with_bos,
+            "length": source.sequence_length, "count": count, "seed": seed,
+        }  # fmt: skip
+        path = self.cache / "windows" / f"{content_hash(key, 24)}.npy"
+        if not path.is_file():
+            windows = self._cut(source, split, count, seed)
+            write_atomically(path, lambda temporary: np.save(temporary, windows))
+        return torch.from_numpy(np.load(path, mmap_mode="c"))
+
+    def _cut(self, source: Source, split: str, count: int | None, seed: int | None) -> np.ndarray:
+        body = source.sequence_length - self.begin_with_bos
+        stream = self._packed(source.documents(split), None if count is None else count * body, seed)
+        found = len(stream) // body
+        if found == 0:
+            raise UserError(
+                f"data.sequence_length={source.sequence_length}: the {split} split has only {len(stream)} tokens"
+            )
+        windows = stream[: found * body].reshape(found, body)
+        if self.begin_with_bos:
+            bos = np.full((found, 1), self.tokenizer.bos_token_id, np.int32)
+            windows = np.concatenate([bos, windows], axis=1)
+        return windows if seed is None else np.random.default_rng([seed, 1]).permutation(windows)
+
+    def _packed(self, documents: list[str], need: int | None, seed: int | None) -> np.ndarray:
+        """Tokens of the documents, end to end: at most `need`; with a seed exactly `need`, in as many epochs."""
+        random = np.random.default_rng(seed)
+        order = range(len(documents)) if seed is None else random.permutation(len(documents))
+        encoded: list[np.ndarray] = []
+        have = 0
+        for start in progress(range(0, len(order), _BATCH), "tokenise", unit="batch"):
+            encoded += self._encode([documents[i] for i in order[start : start + _BATCH]])
+            have = sum(map(len, encoded))
+            if need is not None and have >= need:
+                break
+        pieces = list(encoded)
+        if seed is not None and have:
+            while sum(map(len, pieces)) < need:
+                pieces += [encoded[i] for i in random.permutation(len(encoded))]
+        return np.concatenate(pieces)[:need] if have else np.empty(0, np.int32)
+
+    def _encode(self, texts: list[str]) -> list[np.ndarray]:
+        end = [] if self.tokenizer.eos_token_id is None else [self.tokenizer.eos_token_id]
+        encodings = self.tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        return [np.array(encoding.ids + end, np.int32) for encoding in encodings]
+
+    def _tokenizer_hash(self) -> str:
+        return hashlib.sha256(self.tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
+
+
+def _stored(source: Tokens, split: str, count: int | None, all_of_them: bool) -> torch.Tensor:
+    key = getattr(source, split)
+    with safe_open(source.path, "pt") as file:
+        if key not in file.keys():  # noqa: SIM118 (a safetensors file is no dict)
+            raise UserError(f"data.{split}={key}: {source.path} holds {', '.join(sorted(file.keys()))}")
+        windows = file.get_tensor(key).int()
+    if all_of_them and count > len(windows):
+        raise UserError(f"data.path={source.path}: {key} holds {len(windows)} windows, this run needs {count}")
+    return windows[:count]
+
+
+def windows_hash(windows_NL: torch.Tensor) -> str:
+    """SHA-256 of the token ids: two runs saw the same data exactly if this is equal."""
+    return hashlib.sha256(np.ascontiguousarray(windows_NL.numpy()).tobytes()).hexdigest()

@@ -1,0 +1,21 @@
+"""The one error that a user is meant to read."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(ValueError):
+    """What was asked for cannot be done. The message is one line: the key, the value, and what would be right."""
+
+
+def require(condition: bool, key: str, value: object, expected: str) -> None:
+    """Raise `UserError` "key=value: expected" unless `condition` holds. `key` is relative to its config group."""
+    if not condition:
+        raise UserError(f"{key}={value}: {expected}")
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Name the closest of the `known` words, or all of them when none is close."""
+    known = sorted(known)
+    close = get_close_matches(word, known, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"

@@ -1,0 +1,83 @@
+"""Perplexity on held-out token windows.
+
+Shapes: N windows of L tokens (`windows_NL`).
+"""
+
+import math
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from elsa.data.sources import SPLITS, Source, Tokens
+from elsa.data.windows import WindowReader, windows_hash
+from elsa.errors import UserError, require
+from elsa.track.progress import progress
+
+_TOKENS_A_BATCH = 2048
+
+
+@dataclass(frozen=True, kw_only=True)
+class Perplexity:
+    """exp of the mean next-token loss over `windows` non-overlapping windows of each of the named `sets`.
+
+    `formula`: "standard" divides by the scored targets, L − 1 a window (as Wanda and SparseGPT report it); "official"
+    divides by L, as the Elsa reference code does, which reads slightly lower. `autocast`: "none" computes in the
+    weights' dtype.
+    """
+
+    sets: dict[str, Source | Tokens]
+    split: str
+    windows: int | None
+    formula: str
+    autocast: str
+
+    def __post_init__(self):
+        require(bool(self.sets), "sets", "{}", "name at least one data set")
+        require(self.split in SPLITS, "split", self.split, f"known: {', '.join(SPLITS)}")
+        require(self.windows is None or self.windows >= 1, "windows", self.windows, "at least 1, or null for all")
+        require(self.formula in ("standard", "official"), "formula", self.formula, "known: standard, official")
+        require(self.autocast in ("bfloat16", "none"), "autocast", self.autocast, "known: bfloat16, none")
+
+    def check(self) -> None:
+        """Raise `UserError` if a set can be seen to be missing."""
+        for name, source in self.sets.items():
+            try:
+                source.check(self.split)
+            except UserError as error:
+                raise UserError(f"sets.{name}.{error}") from error
+
+    def evaluate(self, model: nn.Module, reader: WindowReader) -> dict[str, dict]:
+        """Perplexity with its protocol for every set, as JSON."""
+        results = {}
+        for name, source in self.sets.items():
+            windows = reader.evaluation(source, self.split, self.windows)
+            loss = mean_loss(model, windows, self.autocast)
+            count, length = windows.shape
+            if self.formula == "official":
+                loss *= (length - 1) / length
+            results[name] = {
+                "perplexity": math.exp(loss), "windows": count, "length": length, "targets": count * (length - 1),
+                "split": self.split, "formula": self.formula, "autocast": self.autocast,
+                "data_sha256": windows_hash(windows),
+            }  # fmt: skip
+        return results
+
+
+@torch.no_grad()
+def mean_loss(model: nn.Module, windows_NL: torch.Tensor, autocast: str = "none") -> float:
+    """Mean next-token cross-entropy in nats over all scored targets, summed in fp64."""
+    model.eval()
+    device = next(model.parameters()).device
+    total, count = 0.0, 0
+    batches = windows_NL.split(max(1, _TOKENS_A_BATCH // windows_NL.shape[1]))
+    for batch in progress(batches, "evaluate", unit="batch"):
+        ids = batch.to(device, torch.long)
+        with nullcontext() if autocast == "none" else torch.autocast(device.type, dtype=torch.bfloat16):
+            logits = model(input_ids=ids, use_cache=False).logits
+        targets = ids[:, 1:].flatten()
+        total += F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets, reduction="sum").double().item()
+        count += targets.numel()
+    return total / count

@@ -1,0 +1,107 @@
+"""Run a model's blocks one by one, exactly as the model itself runs them.
+
+Every block's own arguments are recorded during one real forward (Gemma's blocks get different masks), so nothing here
+knows what an architecture passes. A replay is proven equal to the real forward on other tokens before it is used.
+
+Shapes: N windows of L tokens, hidden states [batch, L, D].
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from elsa.errors import UserError
+from elsa.track.progress import progress
+
+_TOKENS_A_BATCH = 2048
+
+
+class _Reached(Exception):  # noqa: N818 (a signal, not an error)
+    """Block 0 has been reached: the rest of the forward is not needed."""
+
+
+@dataclass
+class BlockReplay:
+    """`hidden`: the inputs of the next block to run, a tensor per batch; `calls[b]`: block b's other arguments."""
+
+    blocks: nn.ModuleList
+    calls: list[tuple[tuple, dict]]
+    hidden: list[torch.Tensor]
+
+    def run(self, index: int, hidden: torch.Tensor) -> torch.Tensor:
+        """Output of block `index` for one batch of its inputs."""
+        args, kwargs = self.calls[index]
+        return _tensor(self.blocks[index](hidden, *args, **kwargs))
+
+
+@torch.no_grad()
+def capture(model: nn.Module, blocks: nn.ModuleList, windows_NL: torch.Tensor) -> BlockReplay:
+    """Collect block 0's inputs for all windows, in batches of equal size, and every block's other arguments.
+
+    Raises `UserError` if replaying the blocks does not give what the model gives.
+    """
+    device = next(model.parameters()).device
+    batches = [batch.to(device, torch.long) for batch in windows_NL.split(_batch_size(*windows_NL.shape))]
+    calls, _ = _observe(model, blocks, batches[0])
+    hidden = [_first_input(model, blocks[0], batch) for batch in progress(batches, "embed", unit="batch")]
+    replay = BlockReplay(blocks, calls, hidden)
+    _prove(model, replay, batches[-1])
+    return replay
+
+
+def _batch_size(count: int, length: int) -> int:
+    """The largest divisor of `count` with at most 2,048 tokens a batch: masks keep one shape."""
+    most = max(1, _TOKENS_A_BATCH // length)
+    return max(size for size in range(1, min(most, count) + 1) if count % size == 0)
+
+
+def _observe(model: nn.Module, blocks: nn.ModuleList, ids: torch.Tensor) -> tuple[list[tuple[tuple, dict]], torch.Tensor]:
+    """One real forward: the arguments of every block but its hidden states, and the last block's output."""
+    calls, outputs = [], []
+
+    def record_call(block, args, kwargs):
+        calls.append((args[1:], {key: value for key, value in kwargs.items() if key != "hidden_states"}))
+
+    hooks = [block.register_forward_pre_hook(record_call, with_kwargs=True) for block in blocks]
+    hooks.append(blocks[-1].register_forward_hook(lambda block, args, output: outputs.append(_tensor(output))))
+    try:
+        model(input_ids=ids, use_cache=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return calls, outputs[0]
+
+
+def _first_input(model: nn.Module, block: nn.Module, ids: torch.Tensor) -> torch.Tensor:
+    found = []
+
+    def stop(block, args, kwargs):
+        found.append(args[0] if args else kwargs["hidden_states"])
+        raise _Reached
+
+    hook = block.register_forward_pre_hook(stop, with_kwargs=True)
+    try:
+        model(input_ids=ids, use_cache=False)
+    except _Reached:
+        pass
+    finally:
+        hook.remove()
+    return found[0]
+
+
+def _prove(model: nn.Module, replay: BlockReplay, ids: torch.Tensor) -> None:
+    _, expected = _observe(model, replay.blocks, ids)
+    hidden = replay.hidden[-1]
+    for index in range(len(replay.blocks)):
+        hidden = replay.run(index, hidden)
+    difference = float((hidden - expected).abs().max() / expected.abs().max())
+    if not difference < 1e-3:
+        raise UserError(
+            f"model: running its {len(replay.blocks)} blocks one by one differs from the model itself by "
+            f"{difference:.1e} of the largest activation, so layer-wise methods cannot prune it; method=elsa can"
+        )
+
+
+def _tensor(output: torch.Tensor | tuple) -> torch.Tensor:
+    return output[0] if isinstance(output, tuple) else output

@@ -1,0 +1,115 @@
+"""Prune block after block: statistics of the inputs, prune every linear layer, run the pruned block, go on.
+
+A pruner is three or four verbs and no loop. Layers that get the same input (q, k and v; gate and up) are recognised
+by the identity of the tensor, and share one statistic and whatever is computed from it.
+
+Shapes: T tokens, O outputs and I inputs of a linear layer.
+"""
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from elsa.errors import UserError
+from elsa.layerwise.capture import BlockReplay, capture
+from elsa.sparsity.pattern import Pattern
+from elsa.track.progress import progress
+
+if TYPE_CHECKING:
+    from elsa.model.prunable import PrunableWeight
+
+
+class LayerPruner(ABC):
+    """How one layer-wise method sees a layer. The driver owns everything else."""
+
+    needs_inputs = True
+
+    def init_statistics(self, weight_OI: torch.Tensor) -> torch.Tensor:
+        """An empty statistic of a layer's inputs."""
+        raise AssertionError(f"{type(self).__name__} needs no inputs")
+
+    def update_statistics(self, statistics: Any, inputs_TI: torch.Tensor) -> None:
+        """Add fp32 inputs to the statistic, in place."""
+        raise AssertionError(f"{type(self).__name__} needs no inputs")
+
+    def prepare(self, statistics: Any) -> Any:
+        """What all layers with the same inputs share, computed once; by default the statistic itself."""
+        return statistics
+
+    @abstractmethod
+    def prune(self, weight_OI: torch.Tensor, prepared: Any, pattern: Pattern) -> torch.Tensor:
+        """The pruned weight, fp32 [O, I]. `prepared` is None if the method needs no inputs."""
+
+
+@torch.no_grad()
+def prune_blocks(
+    model: nn.Module,
+    blocks: nn.ModuleList,
+    weights: list[dict[str, "PrunableWeight"]],
+    pruner: LayerPruner,
+    pattern: Pattern,
+    windows_NL: torch.Tensor | None,
+) -> None:
+    """Prune `weights[b]` of every block b in place. `windows_NL`: calibration tokens, None if no inputs are needed.
+
+    Raises `UserError` naming the layer if a factorisation fails.
+    """
+    model.eval()
+    replay = capture(model, blocks, windows_NL) if pruner.needs_inputs else None
+    for index in progress(range(len(blocks)), "prune", unit="block"):
+        layers = weights[index]
+        if replay is None:
+            for weight in layers.values():
+                weight.value_OI.copy_(pruner.prune(weight.value_OI.float(), None, pattern))
+            continue
+        for names, statistics in _collect(replay, index, layers, pruner):
+            _prune_group({name: layers[name] for name in names}, statistics, pruner, pattern)
+        replay.hidden = [replay.run(index, hidden) for hidden in replay.hidden]
+
+
+def _prune_group(layers: dict[str, "PrunableWeight"], statistics: Any, pruner: LayerPruner, pattern: Pattern) -> None:
+    try:
+        prepared = pruner.prepare(statistics)
+        for weight in layers.values():
+            weight.value_OI.copy_(pruner.prune(weight.value_OI.float(), prepared, pattern))
+    except torch.linalg.LinAlgError as error:
+        raise UserError(
+            f"method.damping: the Gram matrix of {next(iter(layers))} cannot be factorised ({error}); raise the "
+            "damping or use more calibration windows"
+        ) from error
+
+
+def _collect(
+    replay: BlockReplay, index: int, layers: dict[str, "PrunableWeight"], pruner: LayerPruner
+) -> list[tuple[list[str], Any]]:
+    """Run block `index` over all batches; return [(names of layers with the same input, their statistic)]."""
+    groups: dict[str, list[str]] = {}  # the first layer to see an input → all layers that see it
+    statistics: dict[str, Any] = {}
+    seen: list[tuple[torch.Tensor, str]] = []  # inputs of the first batch, alive so that identity means equality
+    grouped = False
+
+    def observe(name: str, inputs: torch.Tensor) -> None:
+        if not grouped:
+            leader = next((other for tensor, other in seen if tensor is inputs), name)
+            groups.setdefault(leader, []).append(name)
+            seen.append((inputs, leader))
+            if leader == name:
+                statistics[name] = pruner.init_statistics(layers[name].value_OI)
+        if name in groups:
+            pruner.update_statistics(statistics[name], inputs.flatten(0, -2).float())
+
+    hooks = [
+        weight.module.register_forward_pre_hook(lambda module, args, name=name: observe(name, args[0]))
+        for name, weight in layers.items()
+    ]
+    try:
+        for hidden in replay.hidden:
+            replay.run(index, hidden)
+            grouped = True
+            seen.clear()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [(names, statistics[leader]) for leader, names in groups.items()]

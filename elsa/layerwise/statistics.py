@@ -1,0 +1,32 @@
+"""The Gram matrix of a layer's inputs and its inverse: the surrogate that second-order layer-wise methods work on."""
+
+import torch
+
+
+def empty_gram(weight_OI: torch.Tensor) -> torch.Tensor:
+    """fp32 zeros [I, I]."""
+    inputs = weight_OI.shape[1]
+    return torch.zeros(inputs, inputs, device=weight_OI.device)
+
+
+def add_to_gram(gram_II: torch.Tensor, inputs_TI: torch.Tensor) -> None:
+    """gram += XᵀX, in place: the only copy there is."""
+    gram_II.addmm_(inputs_TI.t(), inputs_TI)
+
+
+def damped(gram_II: torch.Tensor, damping: float) -> torch.Tensor:
+    """G + damping · mean(diag G) · identity, with 1 on the diagonal of inputs that were never active."""
+    result = gram_II.clone()
+    diagonal = result.diagonal()
+    diagonal[diagonal == 0] = 1
+    diagonal += damping * diagonal.mean()
+    return result
+
+
+def upper_inverse_factor(gram_II: torch.Tensor) -> torch.Tensor:
+    """The upper triangular U with UᵀU = G⁻¹ (SparseGPT, arXiv:2301.00774, Sec. 3.3).
+
+    Raises `torch.linalg.LinAlgError` if G is not positive definite.
+    """
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram_II))
+    return torch.linalg.cholesky(inverse, upper=True)

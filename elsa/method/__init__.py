@@ -1,0 +1,62 @@
+"""Methods: one file, one class, one YAML in `conf/method` each.
+
+To add one, write `elsa/method/<name>.py` with a frozen dataclass whose fields are its knobs, and
+`conf/method/<name>.yaml` with `_target_` and a value for every field. A layer-wise method inherits `LayerwiseMethod`
+and writes `prune`; any other inherits `Method` and writes `apply`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from elsa.admm.penalty import Penalty
+from elsa.errors import require
+from elsa.layerwise.driver import LayerPruner, prune_blocks
+from elsa.model.prunable import decoder_blocks, linear_weights
+from elsa.sparsity.pattern import Pattern
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What a run hands to its method. `windows(count)`: int32 token windows [count, L] of the train split."""
+
+    pattern: Pattern
+    penalty: Penalty
+    windows: Callable[[int], torch.Tensor]
+    log: Callable[[int, dict], None]
+
+
+class Method(ABC):
+    """`reads`: the config groups, besides model and method, that change its result; they name the run folder."""
+
+    reads: ClassVar[tuple[str, ...]] = ("sparsity", "data", "seed")
+
+    @abstractmethod
+    def apply(self, model: nn.Module, task: Task) -> dict:
+        """Change `model` in place; return facts for the record."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerwiseMethod(LayerPruner, Method):
+    """A pruner run by the shared driver on `calibration_windows` windows of the train split."""
+
+    calibration_windows: int
+
+    def __post_init__(self):
+        require(self.calibration_windows >= 1, "calibration_windows", self.calibration_windows, "at least 1")
+
+    def apply(self, model: nn.Module, task: Task) -> dict:
+        windows = task.windows(self.calibration_windows)
+        prune_model(model, self, task.pattern, windows)
+        return {"calibration_tokens": windows.numel()}
+
+
+def prune_model(model: nn.Module, pruner: LayerPruner, pattern: Pattern, windows_NL: torch.Tensor | None) -> None:
+    """Run the layer-wise driver over all blocks of `model`."""
+    blocks = decoder_blocks(model)
+    weights = [linear_weights(block, f"block {index}: ") for index, block in enumerate(blocks)]
+    prune_blocks(model, blocks, weights, pruner, pattern, windows_NL)

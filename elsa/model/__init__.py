@@ -1,0 +1,1 @@
+"""Where models come from (`loading`) and which of their weights are pruned (`prunable`)."""

@@ -1,0 +1,169 @@
+"""Models by embedded name, packaged GGUF file, local folder or hub id: safetensors only, no remote code.
+
+A source knows three things: `identity` (what decides the weights, as JSON), `check` (is it there, before any work) and
+`load`. All go through the same loader; only the place differs.
+"""
+
+import importlib.util
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+
+from elsa.errors import UserError, did_you_mean, require
+from elsa.files import file_hash, write_folder_atomically
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSource(ABC):
+    """`dtype`: of the weights in memory. `begin_with_bos`: every token window starts with BOS, as Gemma needs it."""
+
+    name: str
+    dtype: str
+    begin_with_bos: bool
+
+    def __post_init__(self):
+        require(self.dtype in _DTYPES, "dtype", self.dtype, f"known: {', '.join(_DTYPES)}")
+
+    @abstractmethod
+    def identity(self) -> dict:
+        """What decides the weights, as JSON: part of the run's hash."""
+
+    @abstractmethod
+    def location(self, cache: Path) -> dict[str, Any]:
+        """Arguments that tell `from_pretrained` where the model is."""
+
+    def check(self) -> None:
+        """Raise `UserError` where the model can be seen to be missing."""
+
+    def skeleton(self, cache: Path) -> PreTrainedModel:
+        """The model without memory for its weights (meta device), to look at its structure."""
+        with _explained(self.name):
+            config = AutoConfig.from_pretrained(**self.location(cache), trust_remote_code=False)
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config)
+
+    def load(self, cache: Path, device: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+        """The model in evaluation mode on `device`, and its tokenizer."""
+        where = self.location(cache)
+        with _explained(self.name):
+            model = AutoModelForCausalLM.from_pretrained(
+                **where, dtype=_DTYPES[self.dtype], use_safetensors=True, trust_remote_code=False
+            )
+            tokenizer = AutoTokenizer.from_pretrained(**where, use_fast=True, trust_remote_code=False)
+        return model.to(device).eval(), tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrained(ModelSource):
+    """A local folder or a hub id; `revision` pins a hub id to a commit."""
+
+    path: str
+    revision: str | None
+
+    def check(self) -> None:
+        if Path(self.path).is_dir():
+            found = list(Path(self.path).glob("*.safetensors"))
+            require(bool(found), "path", self.path, "the folder holds no safetensors file")
+            return
+        looks_local = self.path.startswith((".", "/", "~")) or self.path.count("/") != 1
+        require(not looks_local, "path", self.path, "no such folder; a hub id has the form organisation/name")
+
+    def identity(self) -> dict:
+        folder = Path(self.path)
+        if not folder.is_dir():
+            return {"hub": self.path, "revision": self.revision}
+        files = {p.name: [p.stat().st_size, p.stat().st_mtime_ns] for p in sorted(folder.glob("*.safetensors"))}
+        return {"folder": str(folder.resolve()), "files": files}
+
+    def location(self, cache: Path) -> dict[str, Any]:
+        where = {"pretrained_model_name_or_path": self.path}
+        return where if Path(self.path).is_dir() else where | {"revision": self.revision}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embedded(ModelSource):
+    """A model that ships with the package, trained by `scripts/train_tiny_model.py`."""
+
+    folder: str
+
+    @property
+    def _path(self) -> Path:
+        return Path(__file__).parent / self.folder
+
+    def check(self) -> None:
+        known = [p.parent.name for p in Path(__file__).parent.glob("*/model.safetensors")]
+        require(self.folder in known, "folder", self.folder, did_you_mean(self.folder, known))
+
+    def identity(self) -> dict:
+        return {"embedded": self.folder, "sha256": file_hash(self._path / "model.safetensors")}
+
+    def location(self, cache: Path) -> dict[str, Any]:
+        return {"pretrained_model_name_or_path": str(self._path)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackagedGguf(ModelSource):
+    """A GGUF file inside an installed Python package, converted once to plain safetensors in the cache."""
+
+    package: str
+    version: str
+    file: str
+
+    def check(self) -> None:
+        missing = [name for name in (self.package, "gguf", "accelerate") if importlib.util.find_spec(name) is None]
+        if missing:
+            distribution = self.package.replace("_", "-")
+            raise UserError(
+                f"package={self.package}: {' and '.join(missing)} not installed; run: "
+                f"pip install gguf accelerate && pip install --no-deps {distribution}=={self.version}"
+            )
+
+    def identity(self) -> dict:
+        return {"package": self.package, "version": self.version, "file": self.file}
+
+    def location(self, cache: Path) -> dict[str, Any]:
+        folder = cache / "models" / f"{self.package}-{self.version}"
+        if not folder.is_dir():
+            self._convert(folder)
+        return {"pretrained_model_name_or_path": str(folder)}
+
+    def _convert(self, folder: Path) -> None:
+        """Write fp32 safetensors; rebuilt without the quantisation mark, which forbids any change of dtype."""
+        package = importlib.util.find_spec(self.package).submodule_search_locations[0]
+        where = {"pretrained_model_name_or_path": package, "gguf_file": self.file}
+        quantised = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
+        config = AutoConfig.for_model(**_without_quantisation(quantised.config.to_dict()))
+        model = type(quantised)(config)
+        model.load_state_dict(quantised.state_dict())
+        tokenizer = AutoTokenizer.from_pretrained(**where)
+        write_folder_atomically(folder, model.save_pretrained, tokenizer.save_pretrained)
+
+
+def _without_quantisation(config: dict) -> dict:
+    return {key: value for key, value in config.items() if key != "quantization_config"}
+
+
+@contextmanager
+def _explained(name: str) -> Iterator[None]:
+    """Turn a loader's failure to find or read files into one line."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"model={name}: cannot be loaded: {reason}") from error
+
+
+def max_positions(model: nn.Module) -> int | None:
+    """Longest window that the model was built for, in tokens; None where its config does not say."""
+    return getattr(model.config, "max_position_embeddings", None)

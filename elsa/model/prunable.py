@@ -1,0 +1,111 @@
+"""Decoder blocks and prunable weights, found by structure: no list of architectures, no names.
+
+The blocks are the outermost `ModuleList` with the most parameters. Within them the weight of every linear layer
+(`nn.Linear`, or GPT-2's `Conv1D`, which stores [inputs, outputs]) is prunable; embeddings, norms, biases and the head
+are not.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from elsa.errors import UserError
+
+MINIMUM_COVERAGE = 0.95
+
+
+@dataclass(frozen=True)
+class PrunableWeight:
+    """The weight of one linear layer, seen as [outputs, inputs] however the layer stores it."""
+
+    module: nn.Module
+    transposed: bool
+
+    @property
+    def parameter(self) -> nn.Parameter:
+        return self.module.weight
+
+    @property
+    def value_OI(self) -> torch.Tensor:
+        """A view of the weight without gradient tracking: writing to it writes the weight."""
+        return self.as_OI(self.parameter.detach())
+
+    @property
+    def gradient_OI(self) -> torch.Tensor:
+        return self.as_OI(self.parameter.grad)
+
+    def as_OI(self, tensor: torch.Tensor) -> torch.Tensor:
+        """View a tensor of the parameter's shape as [outputs, inputs]."""
+        return tensor.t() if self.transposed else tensor
+
+
+def decoder_blocks(model: nn.Module) -> nn.ModuleList:
+    """The list of decoder blocks. Raises `UserError` if the model has none."""
+    outermost = _outermost_lists(model)
+    if not outermost:
+        raise UserError("model: it has no list of decoder blocks (no ModuleList), so there is nothing to prune")
+    return max(outermost, key=lambda blocks: sum(p.numel() for p in blocks.parameters()))
+
+
+def linear_weights(block: nn.Module, prefix: str = "") -> dict[str, PrunableWeight]:
+    """The prunable weights of one block by full parameter name."""
+    return {
+        f"{prefix}{name}.weight": PrunableWeight(module, isinstance(module, Conv1D))
+        for name, module in block.named_modules()
+        if isinstance(module, (nn.Linear, Conv1D))
+    }
+
+
+def prunable_weights(model: nn.Module) -> dict[str, PrunableWeight]:
+    """All prunable weights in order of the blocks, keyed by their name in `model.state_dict()`."""
+    blocks = decoder_blocks(model)
+    path = next(name for name, module in model.named_modules() if module is blocks)
+    found = {}
+    for index, block in enumerate(blocks):
+        found |= linear_weights(block, f"{path}.{index}.")
+    return found
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How much of the blocks' weight matrices will be pruned."""
+
+    prunable: int
+    total: int
+    unreached: list[str]
+
+    @property
+    def share(self) -> float:
+        return self.prunable / self.total
+
+    def check(self) -> None:
+        """Raise `UserError` with the names of what was not reached if the share is below 95 %."""
+        if self.share < MINIMUM_COVERAGE:
+            names = ", ".join(self.unreached[:4]) + (", …" if len(self.unreached) > 4 else "")
+            raise UserError(
+                f"model: only {self.share:.1%} of the block weights are linear layers that can be pruned "
+                f"(at least {MINIMUM_COVERAGE:.0%} wanted); not reached: {names}"
+            )
+
+
+def coverage(model: nn.Module) -> Coverage:
+    """Count the weights of the blocks with two or more dimensions, and those of them that are prunable."""
+    blocks = decoder_blocks(model)
+    reached = {id(weight.parameter) for weight in prunable_weights(model).values()}
+    matrices = {name: p for name, p in blocks.named_parameters() if p.dim() >= 2}
+    if not matrices:
+        raise UserError("model: its blocks hold no weight matrices")
+    return Coverage(
+        prunable=sum(p.numel() for p in matrices.values() if id(p) in reached),
+        total=sum(p.numel() for p in matrices.values()),
+        unreached=[name for name, p in matrices.items() if id(p) not in reached],
+    )
+
+
+def _outermost_lists(module: nn.Module) -> list[nn.ModuleList]:
+    found = []
+    for child in module.children():
+        found += [child] if isinstance(child, nn.ModuleList) else _outermost_lists(child)
+    return found

@@ -1,0 +1,1 @@
+"""Results are records; tables and figures are functions of records."""

@@ -1,0 +1,65 @@
+"""The perplexity picture of a few runs."""
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from elsa.files import write_atomically
+
+_DENSE_LINE = {"color": "black", "linestyle": "--", "linewidth": 1}
+
+
+def perplexity_figure(records: list[dict], path: Path) -> None:
+    """Write a PNG with a panel per evaluation set: bars at one sparsity, curves over several; log axis; dense dashed."""
+    sets = list(dict.fromkeys(name for record in records for name in record["perplexity"]))
+    pruned = [record for record in records if record["sparsity"]["counted"] > 0.01]
+    levels = {round(record["sparsity"]["counted"], 2) for record in pruned}
+    figure, axes = plt.subplots(1, len(sets), figsize=(7 * len(sets), 4), squeeze=False, layout="constrained")
+    for axis, name in zip(axes[0], sets, strict=True):
+        scored = [record for record in records if name in record["perplexity"]]
+        if len(levels) > 1:
+            _curves(axis, scored, name)
+        else:
+            _bars(axis, scored, name)
+    models = ", ".join(dict.fromkeys(record["model"] for record in records))
+    figure.suptitle(f"Perplexity of {models} after pruning (lower is better)")
+    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=150))
+    plt.close(figure)
+
+
+def _bars(axis: Axes, records: list[dict], name: str) -> None:
+    ordered = sorted(records, key=lambda record: -record["perplexity"][name]["perplexity"])
+    labels = [f"{record['method']}  {record['sparsity']['counted']:.0%}" for record in ordered]
+    values = [record["perplexity"][name]["perplexity"] for record in ordered]
+    colors = ["tab:gray" if record["sparsity"]["counted"] < 0.01 else "tab:blue" for record in ordered]
+    bars = axis.barh(labels, values, color=colors)
+    axis.bar_label(bars, [f"{value:,.1f}" for value in values], padding=3)
+    axis.set_xscale("log")
+    axis.set_xlim(min(values) * 0.7, max(values) * 1.6)
+    axis.set_xlabel(f"perplexity, {name} (log scale)")
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    axis.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _curves(axis: Axes, records: list[dict], name: str) -> None:
+    for method in dict.fromkeys(record["method"] for record in records):
+        points = sorted(
+            (record["sparsity"]["counted"], record["perplexity"][name]["perplexity"])
+            for record in records
+            if record["method"] == method
+        )
+        if points[-1][0] < 0.01:
+            axis.axhline(points[0][1], label=method, **_DENSE_LINE)
+        else:
+            axis.plot(*zip(*points, strict=True), marker="o", label=method)
+    axis.set_yscale("log")
+    axis.set_xlabel("fraction of zeros")
+    axis.set_ylabel(f"perplexity, {name} (log scale)")
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    axis.yaxis.set_minor_formatter(NullFormatter())
+    axis.legend()

@@ -1,0 +1,42 @@
+"""`result.json`: what a run was, what it gave, and what it was made with. Written last, so its presence means done."""
+
+import json
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+from elsa.errors import UserError
+from elsa.files import write_json
+
+FORMAT = 1
+_LIBRARIES = ("elsa", "torch", "transformers", "tokenizers", "datasets", "safetensors", "numpy", "hydra-core")
+
+
+def write_record(folder: Path, record: dict) -> None:
+    """Put `result.json` into the run folder, atomically."""
+    write_json(folder / "result.json", {"format": FORMAT} | record)
+
+
+def read_record(folder: Path) -> dict | None:
+    """The record of a finished run, None if it is not finished. Raises `UserError` if the file is no record."""
+    path = folder / "result.json"
+    if not path.is_file():
+        return None
+    try:
+        record = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: no valid JSON ({error}); delete it to run again") from error
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise UserError(f"{path}: not a record of format {FORMAT}; delete it to run again")
+    return record
+
+
+def environment() -> dict:
+    """Versions of Python and the libraries, the platform, and the commit of the source tree (None outside git)."""
+    here = Path(__file__).parent
+    git = subprocess.run(["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return {
+        "python": platform.python_version(), "platform": platform.platform(),
+        "libraries": {name: version(name) for name in _LIBRARIES}, "git_commit": git.stdout.strip() or None,
+    }  # fmt: skip

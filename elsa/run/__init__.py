@@ -1,0 +1,1 @@
+"""The command line: one program, a Hydra main per subcommand."""

@@ -1,0 +1,96 @@
+"""The program `elsa`: pick the subcommand, run its Hydra main, turn every user's mistake into one line and exit 2."""
+
+import os
+import sys
+from collections.abc import Callable
+
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+
+from elsa.errors import UserError, did_you_mean
+
+COMMANDS = {"prune": "prune a model, evaluate it and keep the record (the default)", "evaluate": "score a saved model"}
+
+
+def main() -> None:
+    """Entry point."""
+    arguments = sys.argv[1:]
+    command = arguments.pop(0) if arguments and arguments[0] in COMMANDS else "prune"
+    if len(sys.argv) == 1 or {"-h", "--help"}.intersection(arguments):
+        print(_help())
+        return
+    if arguments and arguments[0][0] not in "-+~" and "=" not in arguments[0]:
+        _fail(f"{arguments[0]}: no such command; {did_you_mean(arguments[0], COMMANDS)}")
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed by Hydra
+    if "--cfg" in arguments or "-c" in arguments:
+        arguments.append("--resolve")
+    sys.argv = ["elsa", *arguments]
+    failed = []
+    try:
+        _hydra_main(command, failed)()
+    except (HydraException, OmegaConfBaseException) as error:
+        _fail(_one_line(error))
+    sys.exit(2 if failed else 0)
+
+
+def _hydra_main(command: str, failed: list[str]) -> Callable:
+    """Import the subcommand only now, so that help and typos cost nothing."""
+    import hydra
+    from transformers.utils import logging
+
+    from elsa.config.compose import CONF
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    if command == "evaluate":
+        from elsa.run.evaluate import evaluate as job
+    else:
+        from elsa.run.prune import prune as job
+
+    def guarded(composed):
+        """A job that cannot run says why; the other jobs of a multirun go on."""
+        try:
+            return job(composed)
+        except (UserError, OmegaConfBaseException) as error:
+            failed.append(_one_line(error))
+            print(f"elsa: {failed[-1]}", file=sys.stderr, flush=True)
+            return None
+
+    return hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)(guarded)
+
+
+def _one_line(error: Exception) -> str:
+    cause = error.__cause__
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        return f"{group}={name}: no such choice; {did_you_mean(name, error.options)}"
+    if isinstance(cause, ConfigKeyError | AttributeError) and getattr(cause, "parent_node", None) is not None:
+        known = [str(key) for key in cause.parent_node]
+        return f"{cause.full_key}: no such key; {did_you_mean(str(cause.key), known)}"
+    return " ".join(str(error).split())
+
+
+def _fail(line: str) -> None:
+    print(f"elsa: {line}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _help() -> str:
+    from elsa.config.compose import choices, groups
+
+    lines = ["usage: elsa [command] [group=choice ...] [key=value ...] [-m]", "", "commands:"]
+    lines += [f"  {name:<12}{what}" for name, what in COMMANDS.items()]
+    lines += ["", "config groups and their choices:"]
+    lines += [f"  {group:<12}{', '.join(choices(group))}" for group in groups()]
+    lines += [
+        "", "flags (Hydra's):",
+        "  -m           one run per combination of comma-separated values, then a table and a picture",
+        "  --cfg job    print the resolved config and stop", "",
+        "examples:", "  elsa experiment=quickstart", "  elsa method=wanda sparsity=2of4",
+        "  elsa -m method=wanda,elsa sparsity.ratio=0.5,0.9", "  elsa evaluate checkpoint=outputs/runs/<run>",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

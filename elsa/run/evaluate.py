@@ -1,0 +1,35 @@
+"""`elsa evaluate checkpoint=<folder>`: score a saved model on named held-out windows."""
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from elsa.config.compose import plain
+from elsa.config.schema import EvaluateConfig, build, resolved_device
+from elsa.data.windows import WindowReader
+from elsa.files import content_hash, file_hash, write_json
+from elsa.model.loading import Pretrained
+from elsa.report.record import environment
+
+
+def evaluate(composed: DictConfig) -> None:
+    """Load, evaluate, print, and write a record beside the other outputs."""
+    config = plain(composed)
+    run = build(EvaluateConfig, config)
+    run.check()
+    source = Pretrained(
+        name=run.checkpoint, path=str(run.model_folder), revision=None, dtype=run.dtype,
+        begin_with_bos=run.begin_with_bos,
+    )  # fmt: skip
+    source.check()
+    cache = Path(run.paths.cache)
+    model, tokenizer = source.load(cache, resolved_device(run.device))
+    reader = WindowReader(tokenizer=tokenizer, cache=cache, begin_with_bos=run.begin_with_bos)
+    scores = run.eval.evaluate(model, reader)
+    weights = {path.name: file_hash(path) for path in sorted(run.model_folder.glob("*.safetensors"))}
+    record = {"weights_sha256": weights, "perplexity": scores, "config": config, "environment": environment()}
+    path = Path(run.paths.outputs) / "evaluations" / f"{content_hash([weights, scores])}.json"
+    write_json(path, record)
+    for name, score in scores.items():
+        print(f"{name}: perplexity {score['perplexity']:.4f} ({score['windows']} windows of {score['length']} tokens)")
+    print(f"record {path}")

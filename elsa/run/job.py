@@ -1,0 +1,116 @@
+"""One pruning run from checked config to record: load, prune, save, count, evaluate, in that order."""
+
+import dataclasses
+import random
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+
+from elsa.checkpoint.saving import check_pattern, count_zeros, save
+from elsa.config.run_id import method_name, run_name
+from elsa.config.schema import PruneConfig, resolved_device
+from elsa.data.windows import WindowReader, windows_hash
+from elsa.errors import UserError
+from elsa.files import write_json
+from elsa.method import Task
+from elsa.method.dense import Dense
+from elsa.model.prunable import Coverage, PrunableWeight, prunable_weights
+from elsa.report.record import environment, read_record, write_record
+from elsa.track.memory import peak_bytes, reset_peak
+
+_DENSE = {"_target_": "elsa.method.dense.Dense"}
+
+
+def run_with_dense(run: PruneConfig, config: dict) -> list[Path]:
+    """Make sure that the dense model's record exists, then run; the folders of both, dense first.
+
+    `config` is the resolved config of `run`. A finished run is not run again.
+    """
+    covered = run.check()
+    dense = dataclasses.replace(run, method=Dense())
+    runs = [(dense, config | {"method": _DENSE})]
+    if not isinstance(run.method, Dense):
+        runs.append((run, config))
+    return list(dict.fromkeys(_run_once(each, its_config, covered) for each, its_config in runs))
+
+
+def _run_once(run: PruneConfig, config: dict, covered: Coverage) -> Path:
+    folder = Path(run.paths.outputs) / "runs" / run_name(run, config)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            if read_record(folder) is None:
+                print(f"{folder}: running", flush=True)
+                _run(run, config, covered, folder)
+            else:
+                print(f"{folder}: finished before, not run again (delete the folder to do so)", flush=True)
+    except Timeout as error:
+        raise UserError(f"{folder}: another process is running this very run") from error
+    return folder
+
+
+def _run(run: PruneConfig, config: dict, covered: Coverage, folder: Path) -> None:
+    seconds: dict[str, float] = {}
+    hashes: dict[str, str] = {}
+    device, cache = resolved_device(run.device), Path(run.paths.cache)
+    random.seed(run.seed)
+    torch.manual_seed(run.seed)
+    write_json(folder / "config.json", config)
+    with _timed(seconds, "load"):
+        model, tokenizer = run.model.load(cache, device)
+    reader = WindowReader(tokenizer=tokenizer, cache=cache, begin_with_bos=run.model.begin_with_bos)
+    tracker = run.tracker.open(folder, folder.name, config)
+
+    def windows(count: int) -> torch.Tensor:
+        with _timed(seconds, "data"):
+            found = reader.training(run.data, count, run.seed)
+        hashes[f"train[{count}]"] = windows_hash(found)
+        return found
+
+    reset_peak(device)
+    with _timed(seconds, "prune"):
+        task = Task(pattern=run.sparsity, penalty=run.penalty, windows=windows, log=tracker.log)
+        facts = run.method.apply(model, task)
+    seconds["prune"] -= seconds.get("data", 0.0)
+    peak = peak_bytes(device)
+    weights = prunable_weights(model)
+    with _timed(seconds, "save"):
+        if isinstance(run.method, Dense):
+            counts = {name: _count(weight) for name, weight in weights.items()}
+        else:
+            save(model, tokenizer, folder / "model")
+            counts = count_zeros(folder / "model", list(weights))
+            if "sparsity" in run.method.reads:
+                transposed = {name: weight.transposed for name, weight in weights.items()}
+                check_pattern(folder / "model", transposed, run.sparsity)
+    with _timed(seconds, "evaluate"):
+        perplexity = run.eval.evaluate(model, reader)
+    zeros, numel = (sum(count[key] for count in counts.values()) for key in ("zeros", "numel"))
+    asked = run.sparsity.sparsity if "sparsity" in run.method.reads else 0.0
+    tracker.close({f"perplexity/{name}": score["perplexity"] for name, score in perplexity.items()})
+    write_record(
+        folder,
+        {
+            "name": folder.name, "model": run.model.name, "method": method_name(config["method"]), "seed": run.seed,
+            "perplexity": perplexity,
+            "sparsity": {"asked": asked, "counted": zeros / numel, "zeros": zeros, "numel": numel, "tensors": counts},
+            "coverage": dataclasses.asdict(covered), "facts": facts, "data_sha256": hashes,
+            "seconds": {name: round(value, 3) for name, value in seconds.items()}, "peak_memory_bytes": peak,
+            "device": device, "config": config, "environment": environment(),
+        },
+    )  # fmt: skip
+
+
+def _count(weight: PrunableWeight) -> dict[str, int]:
+    return {"zeros": int((weight.parameter == 0).sum()), "numel": weight.parameter.numel()}
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    seconds[phase] = seconds.get(phase, 0.0) + time.perf_counter() - start

@@ -1,0 +1,1 @@
+"""What "sparse" means: patterns, exact selection, projection. Torch only."""

@@ -1,0 +1,81 @@
+"""The wanted pattern of zeros, defined once for all methods.
+
+Shapes: O outputs, I inputs of a linear layer (`weight_OI`). N:M is written `keep:group` and runs along the inputs:
+2:4 keeps 2 of every 4 consecutive weights of a row.
+"""
+
+import re
+from dataclasses import dataclass
+
+import torch
+
+from elsa.errors import require
+from elsa.sparsity.selection import keep_largest, keep_largest_of_each_row
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pattern:
+    """`pattern`: "unstructured" or "keep:group". `ratio`: wanted fraction of zeros; null with N:M, which implies it."""
+
+    pattern: str
+    ratio: float | None
+
+    def __post_init__(self):
+        if self.pattern == "unstructured":
+            require(self.ratio is not None, "ratio", "null", "an unstructured pattern needs the fraction of zeros")
+            require(0 <= self.ratio < 1, "ratio", self.ratio, "the fraction of zeros lies in [0, 1), for example 0.9")
+            return
+        match = re.fullmatch(r"(\d+):(\d+)", self.pattern)
+        wanted = "known: unstructured, or keep:group such as 2:4 (2 of every 4 weights are kept)"
+        require(match is not None, "pattern", self.pattern, wanted)
+        keep, group = self._keep_and_group
+        require(0 < keep < group, "pattern", self.pattern, "keep:group keeps at least 1 and fewer than the group")
+        implied = 1 - keep / group
+        agrees = self.ratio is None or abs(self.ratio - implied) < 1e-9
+        require(agrees, "ratio", self.ratio, f"pattern {self.pattern} means {implied:g}; set {implied:g} or null")
+
+    @property
+    def _keep_and_group(self) -> tuple[int, int] | None:
+        if self.pattern == "unstructured":
+            return None
+        keep, group = self.pattern.split(":")
+        return int(keep), int(group)
+
+    @property
+    def sparsity(self) -> float:
+        """The wanted fraction of zeros."""
+        if self._keep_and_group is None:
+            return self.ratio
+        keep, group = self._keep_and_group
+        return 1 - keep / group
+
+    @property
+    def group(self) -> int | None:
+        """Length of an N:M group; None if unstructured."""
+        return self._keep_and_group and self._keep_and_group[1]
+
+    def zeros(self, numel: int) -> int:
+        """How many of `numel` weights become zero."""
+        return round(self.sparsity * numel)
+
+    def mask(self, score_OI: torch.Tensor) -> torch.Tensor:
+        """Mark what is kept: the highest scores of the whole tensor, or of every N:M group. Counts are exact.
+
+        Returns bool [O, I]. Raises `ValueError` if I is no multiple of the group, or on a NaN score.
+        """
+        if self._keep_and_group is None:
+            return keep_largest(score_OI, score_OI.numel() - self.zeros(score_OI.numel()))
+        return self._mask_groups(score_OI)
+
+    def mask_rows(self, score_OI: torch.Tensor) -> torch.Tensor:
+        """Like `mask`, but an unstructured pattern compares within every row (Wanda's comparison group)."""
+        if self._keep_and_group is None:
+            inputs = score_OI.shape[1]
+            return keep_largest_of_each_row(score_OI, inputs - self.zeros(inputs))
+        return self._mask_groups(score_OI)
+
+    def _mask_groups(self, score_OI: torch.Tensor) -> torch.Tensor:
+        keep, group = self._keep_and_group
+        if score_OI.shape[1] % group:
+            raise ValueError(f"{score_OI.shape[1]} inputs are no multiple of the group of pattern {self.pattern}")
+        return keep_largest_of_each_row(score_OI.reshape(-1, group), keep).view(score_OI.shape)

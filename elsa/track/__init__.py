@@ -1,0 +1,23 @@
+"""Where metrics go while a run goes on. A tracker has two verbs: `log` and `close`."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+
+class Tracker(Protocol):
+    def log(self, step: int, metrics: dict) -> None:
+        """Record metrics of an optimiser step."""
+
+    def close(self, summary: dict) -> None:
+        """Record the final numbers and let go."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackerSource(ABC):
+    """A tracker's knobs, known before the run; `open` starts it."""
+
+    @abstractmethod
+    def open(self, folder: Path, name: str, config: dict) -> Tracker:
+        """Start tracking the run `name` in its run `folder`; `config` is the resolved config as JSON."""

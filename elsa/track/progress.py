@@ -1,0 +1,15 @@
+"""A progress bar with the time left, on standard error, for whatever takes longer than a moment."""
+
+import sys
+from collections.abc import Iterable
+
+from tqdm import tqdm
+
+
+def progress(iterable: Iterable, description: str, total: int | None = None, unit: str = "it") -> tqdm:
+    """Wrap `iterable` in a bar that appears after two seconds; without a terminal it prints a line every 15 s."""
+    terminal = sys.stderr.isatty()
+    return tqdm(
+        iterable, desc=description, total=total, unit=unit, delay=2, leave=False,
+        mininterval=0.2 if terminal else 15, ascii=not terminal, dynamic_ncols=terminal,
+    )  # fmt: skip

@@ -1,0 +1,107 @@
+"""Train the embedded model `tiny` from scratch on the Python standard library's sources.
+
+A Llama of 2.8 M parameters with a byte-level BPE of 2,048 words. Training goes on until the validation loss is flat:
+the learning rate is held while the loss falls, and decays to zero at the end. Run: python scripts/train_tiny_model.py
+"""
+
+import argparse
+import json
+import math
+import time
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch.nn import functional as F
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from elsa.data.sources import Stdlib
+from elsa.data.windows import WindowReader
+
+END = "<|endoftext|>"
+LENGTH = 256
+
+
+def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
+    """A byte-level BPE of 2,048 words, one of them the end-of-text mark."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=2048, special_tokens=[END], initial_alphabet=alphabet)
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, bos_token=END)
+
+
+def new_model(vocabulary: int) -> LlamaForCausalLM:
+    """Hidden 192, 6 blocks, 3 heads that share one for keys and values, MLP 512, embeddings tied."""
+    config = LlamaConfig(
+        vocab_size=vocabulary, hidden_size=192, intermediate_size=512, num_hidden_layers=6, num_attention_heads=3,
+        num_key_value_heads=1, max_position_embeddings=1024, tie_word_embeddings=True, bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    return LlamaForCausalLM(config)
+
+
+def loss_of(model: LlamaForCausalLM, ids: torch.Tensor) -> torch.Tensor:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = model(ids, use_cache=False).logits
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten())
+
+
+@torch.no_grad()
+def validation_loss(model: LlamaForCausalLM, windows: torch.Tensor) -> float:
+    model.eval()
+    losses = [loss_of(model, batch.long()).item() for batch in windows.split(16)]
+    model.train()
+    return sum(losses) / len(losses)
+
+
+def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path, log: dict) -> None:
+    """bf16 weights, tokenizer and the validation curve."""
+    copy = LlamaForCausalLM(model.config).to(torch.bfloat16)
+    copy.load_state_dict(model.state_dict())
+    copy.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "training.json").write_text(json.dumps(log, indent=1) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=15000)
+    parser.add_argument("--decay", type=float, default=0.3, help="share of the steps in which the rate falls to 0")
+    parser.add_argument("--batch", type=int, default=8, help=f"windows of {LENGTH} tokens")
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--out", type=Path, default=Path("elsa/model/tiny"))
+    options = parser.parse_args()
+
+    torch.manual_seed(0)
+    source = Stdlib(sequence_length=LENGTH)
+    tokenizer = train_tokenizer(source.documents("train"))
+    reader = WindowReader(tokenizer=tokenizer, cache=Path("outputs/cache"))
+    windows = reader.training(source, options.steps * options.batch, seed=0)
+    held_out = reader.evaluation(source, "validation", 256)
+    model = new_model(len(tokenizer)).train()
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=options.learning_rate, betas=(0.9, 0.95), weight_decay=0.1, fused=True
+    )
+    start = time.perf_counter()
+    history = []
+    for step, ids in enumerate(windows.split(options.batch), 1):
+        rate = min(1.0, step / 200, (options.steps - step) / (options.decay * options.steps))
+        for group in optimizer.param_groups:
+            group["lr"] = options.learning_rate * rate
+        loss_of(model, ids.long()).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        if step % 500 == 0 or step == options.steps:
+            loss = validation_loss(model, held_out)
+            history.append({"step": step, "validation_loss": round(loss, 4), "learning_rate": rate})
+            seconds = time.perf_counter() - start
+            print(f"{step:6d}  perplexity {math.exp(loss):7.3f}  {seconds:6.0f} s", flush=True)
+            save(model, tokenizer, options.out, {"options": vars(options) | {"out": None}, "history": history})
+
+
+
+if __name__ == "__main__":
+    main()
