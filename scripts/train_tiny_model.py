@@ -102,6 +102,5 @@ def main() -> None:
             save(model, tokenizer, options.out, {"options": vars(options) | {"out": None}, "history": history})
 
 
-
 if __name__ == "__main__":
     main()

@@ -24,10 +24,11 @@ _REPORT_EVERY = 32  # steps between two lines of metrics where the constraint ha
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """Budget and optimiser. `batch_size`: windows a step; with `accumulation` they go through the model in parts.
+    """Budget and optimiser of every method that trains.
 
-    `decay_fraction`: the share of the steps, at the end, in which the learning rate falls linearly to 0 (1.0: from
-    the first step, as in the paper). `gradient_clip`: largest global norm of the loss's gradient.
+    `batch_size`: windows a step; with `accumulation` they go through the model in parts. `decay_fraction`: the share
+    of the steps, at the end, in which the learning rate falls linearly to 0 (1.0: from the first step, as in the
+    paper). `gradient_clip`: largest global norm of the loss's gradient. `optimizer`: adam, or sgd with momentum beta1.
     """
 
     steps: int

@@ -13,7 +13,7 @@ def run_name(run: PruneConfig, config: dict) -> str:
     `config` is the resolved config of `run`. Groups that the method does not read (a penalty for Wanda, a sparsity for
     the dense model) do not count, so that they never cause the same work twice.
     """
-    unread = {"sparsity", "data", "seed", "penalty"} - set(run.method.reads)
+    unread = {"sparsity", "data", "seed", "training", "penalty"} - set(run.method.reads)
     science = {key: value for key, value in config.items() if key not in _NOT_SCIENCE | unread}
     science["model"] = run.model.identity() | {"dtype": run.model.dtype, "bos": run.model.begin_with_bos}
     science["version"] = elsa.__version__

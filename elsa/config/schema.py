@@ -15,6 +15,7 @@ from typing import Any, get_type_hints
 import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from elsa.admm.loop import Training
 from elsa.admm.penalty import Penalty
 from elsa.data.sources import Source, Tokens
 from elsa.errors import UserError, did_you_mean, require
@@ -24,7 +25,6 @@ from elsa.model.loading import ModelSource, max_positions
 from elsa.model.prunable import Coverage, coverage, prunable_weights
 from elsa.sparsity.pattern import Pattern
 from elsa.track import TrackerSource
-
 
 _PLAIN = ConfigDict(arbitrary_types_allowed=True)  # a class that is no plain type is checked with isinstance
 
@@ -45,6 +45,7 @@ class PruneConfig:
     data: Source | Tokens
     sparsity: Pattern
     method: Method
+    training: Training
     penalty: Penalty
     eval: Perplexity
     tracker: TrackerSource
@@ -58,6 +59,7 @@ class PruneConfig:
         if "data" in self.method.reads:
             _check("data", self.data.check, "train")
         _check("eval", self.eval.check)
+        _check("method", self.method.check, self.training)
         resolved_device(self.device)
         skeleton = self.model.skeleton(Path(self.paths.cache))
         longest, length = max_positions(skeleton), getattr(self.data, "sequence_length", 0)
@@ -99,7 +101,7 @@ class EvaluateConfig:
         require(folder.is_dir(), "checkpoint", self.checkpoint, "no such folder; give a run folder or its model folder")
 
 
-def _check(key: str, check: Callable, *arguments: str) -> None:
+def _check(key: str, check: Callable, *arguments: object) -> None:
     try:
         check(*arguments)
     except UserError as error:
@@ -107,7 +109,7 @@ def _check(key: str, check: Callable, *arguments: str) -> None:
 
 
 def resolved_device(device: str) -> str:
-    """"auto" is cuda where there is one, else cpu. Raises `UserError` for a device that is not there."""
+    """ "auto" is cuda where there is one, else cpu. Raises `UserError` for a device that is not there."""
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     known = ["auto", "cpu", *(["cuda"] if torch.cuda.is_available() else [])]

@@ -15,9 +15,11 @@ from pathlib import Path
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError
 
+from elsa import hub
 from elsa.errors import UserError, require
 
 SPLITS = ("train", "validation", "test")
+_NOT_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idle_test", "encodings", "pydoc_data"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +39,7 @@ class Source(ABC):
     def identity(self, split: str) -> dict:
         """What decides the text of the split, as JSON."""
 
+    @abstractmethod
     def check(self, split: str) -> None:
         """Raise `UserError` if the text of a split is missing, before any work is done for it."""
 
@@ -49,19 +52,20 @@ class Stdlib(Source):
     suites and the generated tables of `encodings` and `pydoc_data` are left out.
     """
 
-    _LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idle_test", "encodings", "pydoc_data"}
-
     @cached_property
     def _modules(self) -> dict[str, list[str]]:
         root = Path(sysconfig.get_paths()["stdlib"])
         texts = {split: [] for split in SPLITS}
         for path in sorted(root.rglob("*.py")):
             relative = path.relative_to(root)
-            if not self._LEFT_OUT.intersection(relative.parts):
+            if not _NOT_LIBRARY.intersection(relative.parts):
                 bucket = int(hashlib.sha256(relative.as_posix().encode()).hexdigest(), 16) % 10
                 split = {0: "test", 1: "validation"}.get(bucket, "train")
                 texts[split].append(path.read_text(encoding="utf-8", errors="replace"))
         return texts
+
+    def check(self, split: str) -> None:
+        require(bool(self.documents(split)), "source", "stdlib", "this Python has no sources of its standard library")
 
     def documents(self, split: str) -> list[str]:
         return self._modules[split]
@@ -127,8 +131,9 @@ class HubText(Source):
     def _local_file(self, split: str) -> str:
         """The file in the hub's cache, downloaded if need be."""
         name = getattr(self, split)
+        where = {"repo_id": self.repository, "filename": name, "repo_type": "dataset", "revision": self.revision}
         try:
-            return hf_hub_download(self.repository, name, repo_type="dataset", revision=self.revision)
+            return hf_hub_download(**where, local_files_only=not hub.reachable())
         except (OSError, HfHubHTTPError) as error:
             raise UserError(
                 f"{split}={name}: not in the cache, and the hub cannot give it ({type(error).__name__}); run once with "

@@ -16,6 +16,8 @@ from elsa.track.progress import progress
 
 _TOKENS_A_BATCH = 2048
 
+Call = tuple[tuple, dict]  # a block's arguments besides its hidden states
+
 
 class _Reached(Exception):  # noqa: N818 (a signal, not an error)
     """Block 0 has been reached: the rest of the forward is not needed."""
@@ -26,7 +28,7 @@ class BlockReplay:
     """`hidden`: the inputs of the next block to run, a tensor per batch; `calls[b]`: block b's other arguments."""
 
     blocks: nn.ModuleList
-    calls: list[tuple[tuple, dict]]
+    calls: list[Call]
     hidden: list[torch.Tensor]
 
     def run(self, index: int, hidden: torch.Tensor) -> torch.Tensor:
@@ -56,7 +58,9 @@ def _batch_size(count: int, length: int) -> int:
     return max(size for size in range(1, min(most, count) + 1) if count % size == 0)
 
 
-def _observe(model: nn.Module, blocks: nn.ModuleList, ids: torch.Tensor) -> tuple[list[tuple[tuple, dict]], torch.Tensor]:
+def _observe(
+    model: nn.Module, blocks: nn.ModuleList, ids: torch.Tensor
+) -> tuple[list[tuple[tuple, dict]], torch.Tensor]:
     """One real forward: the arguments of every block but its hidden states, and the last block's output."""
     calls, outputs = [], []
 

@@ -13,6 +13,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from elsa.admm.loop import Training
 from elsa.admm.penalty import Penalty
 from elsa.errors import require
 from elsa.layerwise.driver import LayerPruner, prune_blocks
@@ -25,6 +26,7 @@ class Task:
     """What a run hands to its method. `windows(count)`: int32 token windows [count, L] of the train split."""
 
     pattern: Pattern
+    training: Training
     penalty: Penalty
     windows: Callable[[int], torch.Tensor]
     log: Callable[[int, dict], None]
@@ -34,6 +36,9 @@ class Method(ABC):
     """`reads`: the config groups, besides model and method, that change its result; they name the run folder."""
 
     reads: ClassVar[tuple[str, ...]] = ("sparsity", "data", "seed")
+
+    def check(self, training: Training) -> None:  # noqa: B027 (most methods have nothing to check)
+        """Raise `UserError` if the method cannot run with this training."""
 
     @abstractmethod
     def apply(self, model: nn.Module, task: Task) -> dict:

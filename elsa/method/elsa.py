@@ -12,7 +12,7 @@ from elsa.model.prunable import prunable_weights
 
 
 @dataclass(frozen=True, kw_only=True)
-class Elsa(Training, Method):
+class Elsa(Method):
     """Train all parameters; pull the prunable weights to their sparse copy; project at the end.
 
     `interval`: steps between two z/u updates. `projection`: "objective_aware" weighs entries by Adam's second moment
@@ -23,26 +23,29 @@ class Elsa(Training, Method):
     interval: int
     projection: str
 
-    reads = ("sparsity", "data", "seed", "penalty")
+    reads = ("sparsity", "data", "seed", "training", "penalty")
 
     def __post_init__(self):
-        super().__post_init__()
-        within = 1 <= self.interval <= self.steps
-        require(within, "interval", self.interval, f"from 1 to steps={self.steps}")
+        require(self.interval >= 1, "interval", self.interval, "at least 1 step")
         known = ("objective_aware", "euclidean")
         require(self.projection in known, "projection", self.projection, f"known: {', '.join(known)}")
-        has_moments = self.projection == "euclidean" or self.optimizer == "adam"
-        wanted = f"needs second moments, which optimizer={self.optimizer} has not; set optimizer=adam or euclidean"
+
+    def check(self, training: Training) -> None:
+        within = self.interval <= training.steps
+        require(within, "interval", self.interval, f"at most training.steps={training.steps}")
+        has_moments = self.projection == "euclidean" or training.optimizer == "adam"
+        wanted = f"needs second moments, which training.optimizer={training.optimizer} lacks; set adam, or euclidean"
         require(has_moments, "projection", self.projection, wanted)
 
     def apply(self, model: nn.Module, task: Task) -> dict:
-        windows = task.windows(self.steps * self.batch_size)
-        optimizer = self.make_optimizer(model)
+        training = task.training
+        windows = task.windows(training.steps * training.batch_size)
+        optimizer = training.make_optimizer(model)
         admm = Admm(
             prunable_weights(model), optimizer, task.pattern, task.penalty,
-            steps=self.steps, interval=self.interval, objective_aware=self.projection == "objective_aware",
+            steps=training.steps, interval=self.interval, objective_aware=self.projection == "objective_aware",
         )  # fmt: skip
-        train(model, optimizer, windows, self, admm, task.log)
+        train(model, optimizer, windows, training, admm, task.log)
         before = admm.distances()
         admm.project_weights()
         return {"training_tokens": windows.numel(), "before_projection": before}

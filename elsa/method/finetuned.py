@@ -6,32 +6,33 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from elsa.admm.loop import NoConstraint, Training, train
+from elsa.admm.loop import NoConstraint, train
 from elsa.method import Method, Task
 from elsa.method.dense import Dense
 from elsa.model.prunable import PrunableWeight, prunable_weights
 
 
 @dataclass(frozen=True, kw_only=True)
-class FineTuned(Training, Method):
+class FineTuned(Method):
     """Apply `start`, then train on the real loss with the support of the prunable weights held fixed.
 
-    Same loop, data and schedules as Elsa. With `start=dense` nothing is held: plain fine-tuning, which shows what the
-    tokens alone are worth.
+    Same loop, data, schedule and number of tokens as Elsa: both read the group `training`. With `start=dense` nothing
+    is held: plain fine-tuning, which shows what the tokens alone are worth.
     """
 
     start: Method
 
     @property
     def reads(self) -> tuple[str, ...]:
-        return tuple({*self.start.reads, "data", "seed"})
+        return tuple({*self.start.reads, "data", "seed", "training"})
 
     def apply(self, model: nn.Module, task: Task) -> dict:
         facts = self.start.apply(model, task)
-        windows = task.windows(self.steps * self.batch_size)
-        optimizer = self.make_optimizer(model)
+        training = task.training
+        windows = task.windows(training.steps * training.batch_size)
+        optimizer = training.make_optimizer(model)
         constraint = NoConstraint() if isinstance(self.start, Dense) else FixedSupport(prunable_weights(model))
-        train(model, optimizer, windows, self, constraint, task.log)
+        train(model, optimizer, windows, training, constraint, task.log)
         return facts | {"training_tokens": windows.numel()}
 
 

@@ -8,6 +8,7 @@ from torch import nn
 from elsa.layerwise.driver import LayerPruner
 from elsa.method import Method, Task, prune_model
 from elsa.sparsity.pattern import Pattern
+from elsa.sparsity.selection import reference_threshold
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,8 +16,11 @@ class Magnitude(LayerPruner, Method):
     """Keep the largest |W| of every layer.
 
     Reference: the magnitude baseline of the Wanda repository. Difference: it prunes every weight that ties with its
-    threshold; here the count is exact and the first of equal weights are kept.
+    threshold, and in N:M groups leaves ties to `topk`; here counts are exact and the first of equal weights are kept.
+    `match_reference` does as it does.
     """
+
+    match_reference: bool
 
     reads = ("sparsity",)
     needs_inputs = False
@@ -26,4 +30,13 @@ class Magnitude(LayerPruner, Method):
         return {}
 
     def prune(self, weight_OI: torch.Tensor, prepared: None, pattern: Pattern) -> torch.Tensor:
-        return weight_OI * pattern.mask(weight_OI.abs())
+        score = weight_OI.abs()
+        return weight_OI * (_reference_mask(score, pattern) if self.match_reference else pattern.mask(score))
+
+
+def _reference_mask(score_OI: torch.Tensor, pattern: Pattern) -> torch.Tensor:
+    if pattern.group is None:
+        return score_OI > reference_threshold(score_OI, pattern.sparsity)
+    groups = score_OI.reshape(-1, pattern.group)
+    pruned = groups.topk(round(pattern.group * pattern.sparsity), dim=1, largest=False).indices
+    return torch.ones_like(groups, dtype=torch.bool).scatter_(1, pruned, False).view_as(score_OI)

@@ -8,7 +8,7 @@ from elsa.errors import require
 from elsa.layerwise.statistics import add_to_gram, damped, empty_gram, upper_inverse_factor
 from elsa.method import LayerwiseMethod
 from elsa.sparsity.pattern import Pattern
-from elsa.sparsity.selection import keep_largest
+from elsa.sparsity.selection import keep_largest, reference_threshold
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,5 +75,4 @@ class SparseGPT(LayerwiseMethod):
     def _choose(self, score: torch.Tensor, zeros: int, pattern: Pattern) -> torch.Tensor:
         if not self.match_reference:
             return keep_largest(score, score.numel() - zeros)
-        threshold = score.flatten().sort().values[int(score.numel() * pattern.sparsity)]
-        return score > threshold
+        return score > reference_threshold(score, pattern.sparsity)

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
+from elsa import hub
 from elsa.errors import UserError, did_you_mean, require
 from elsa.files import file_hash, write_folder_atomically
 
@@ -34,15 +35,16 @@ class ModelSource(ABC):
         require(self.dtype in _DTYPES, "dtype", self.dtype, f"known: {', '.join(_DTYPES)}")
 
     @abstractmethod
+    def check(self) -> None:
+        """Raise `UserError` where the model can be seen to be missing."""
+
+    @abstractmethod
     def identity(self) -> dict:
         """What decides the weights, as JSON: part of the run's hash."""
 
     @abstractmethod
     def location(self, cache: Path) -> dict[str, Any]:
         """Arguments that tell `from_pretrained` where the model is."""
-
-    def check(self) -> None:
-        """Raise `UserError` where the model can be seen to be missing."""
 
     def skeleton(self, cache: Path) -> PreTrainedModel:
         """The model without memory for its weights (meta device), to look at its structure."""
@@ -86,7 +88,9 @@ class Pretrained(ModelSource):
 
     def location(self, cache: Path) -> dict[str, Any]:
         where = {"pretrained_model_name_or_path": self.path}
-        return where if Path(self.path).is_dir() else where | {"revision": self.revision}
+        if Path(self.path).is_dir():
+            return where
+        return where | {"revision": self.revision, "local_files_only": not hub.reachable()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +165,10 @@ def _explained(name: str) -> Iterator[None]:
         if isinstance(error, UserError):
             raise
         reason = " ".join(str(error).split())[:300]
-        raise UserError(f"model={name}: cannot be loaded: {reason}") from error
+        offline = (
+            "" if hub.reachable() else " (the hub cannot be reached: give a local folder, or run once with network)"
+        )
+        raise UserError(f"model={name}: cannot be loaded{offline}: {reason}") from error
 
 
 def max_positions(model: nn.Module) -> int | None:

@@ -15,7 +15,7 @@ _DENSE_LINE = {"color": "black", "linestyle": "--", "linewidth": 1}
 
 
 def perplexity_figure(records: list[dict], path: Path) -> None:
-    """Write a PNG with a panel per evaluation set: bars at one sparsity, curves over several; log axis; dense dashed."""
+    """A PNG with a panel per evaluation set: bars at one sparsity, curves over several, on a log axis."""
     sets = list(dict.fromkeys(name for record in records for name in record["perplexity"]))
     pruned = [record for record in records if record["sparsity"]["counted"] > 0.01]
     levels = {round(record["sparsity"]["counted"], 2) for record in pruned}

@@ -65,7 +65,10 @@ def _one_line(error: Exception) -> str:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
         return f"{group}={name}: no such choice; {did_you_mean(name, error.options)}"
     if isinstance(cause, ConfigKeyError | AttributeError) and getattr(cause, "parent_node", None) is not None:
-        known = [str(key) for key in cause.parent_node]
+        known = [str(key) for key in cause.parent_node if key != "_target_"]
+        group = cause.full_key.split(".")[0]
+        if any(argument.startswith(f"{group}=") and "," in argument for argument in sys.argv):
+            return f"{cause.full_key}: not a key of every {group}; in a sweep over {group} write ++{cause.full_key}=..."
         return f"{cause.full_key}: no such key; {did_you_mean(str(cause.key), known)}"
     return " ".join(str(error).split())
 

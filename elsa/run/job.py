@@ -73,7 +73,9 @@ def _run(run: PruneConfig, config: dict, covered: Coverage, folder: Path) -> Non
 
     reset_peak(device)
     with _timed(seconds, "prune"):
-        task = Task(pattern=run.sparsity, penalty=run.penalty, windows=windows, log=tracker.log)
+        task = Task(
+            pattern=run.sparsity, training=run.training, penalty=run.penalty, windows=windows, log=tracker.log
+        )  # fmt: skip
         facts = run.method.apply(model, task)
     seconds["prune"] -= seconds.get("data", 0.0)
     peak = peak_bytes(device)

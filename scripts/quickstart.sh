@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Install if need be, prune the embedded model to 90 % with every method, and show table and picture.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+bash scripts/setup.sh
+.venv/bin/elsa experiment=quickstart "$@"
+cat <<'NEXT'
+
+What to try next:
+  .venv/bin/elsa -m method=sparsegpt,elsa training=short penalty.value=0.03 sparsity.ratio=0.5,0.7,0.95
+  .venv/bin/elsa method=wanda sparsity=2of4
+  .venv/bin/elsa evaluate checkpoint=outputs/runs/<run>     score a checkpoint again, on other windows
+  .venv/bin/elsa --help                                     commands, config groups and their choices
+NEXT

@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Install if need be and run every check: style, import order, tests. Arguments go to pytest.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+bash scripts/setup.sh test
+.venv/bin/ruff check .
+.venv/bin/ruff format --check .
+.venv/bin/lint-imports
+.venv/bin/python -m pytest "$@"

@@ -1,0 +1,126 @@
+"""The faults of the official code must be absent here, and the loop must do what it says."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from elsa.admm.engine import Admm
+from elsa.admm.loop import NoConstraint, Training, train
+from elsa.admm.penalty import Constant, Linear
+from elsa.model.prunable import PrunableWeight
+from elsa.sparsity.pattern import Pattern
+
+HALF = Pattern(pattern="unstructured", ratio=0.5)
+
+
+def one_layer(weight, **options):
+    """ADMM on a single linear layer with the given weight."""
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+    layer.weight.data = weight.clone()
+    optimizer = torch.optim.Adam(layer.parameters(), lr=0.0)
+    settings = {"steps": 100, "interval": 10, "objective_aware": False, "penalty": Constant(value=0.1)} | options
+    admm = Admm({"layer": PrunableWeight(layer, False)}, optimizer, HALF, **settings)
+    return layer, optimizer, admm
+
+
+def set_second_moment(layer, optimizer, value):
+    optimizer.state[layer.weight] = {"exp_avg_sq": value}
+
+
+def test_projection_uses_adams_second_moment():
+    layer, optimizer, admm = one_layer(torch.tensor([[1.0, 2.0, 3.0, 4.0]]), objective_aware=True)
+    set_second_moment(layer, optimizer, torch.tensor([[100.0, 100.0, 0.01, 0.01]]))
+    admm.project_weights()
+    assert layer.weight.tolist() == [[1.0, 2.0, 0.0, 0.0]]
+
+
+def test_dual_is_rescaled_at_the_moment_the_penalty_changes():
+    _, _, admm = one_layer(torch.tensor([[1.0, 2.0, 3.0, 4.0]]), penalty=Linear(start=0.0, end=1.0))
+    before = admm.penalty
+    admm.after_step(10)
+    state = admm._states["layer"]
+    dual = -state.split * ~state.kept
+    assert admm.penalty == pytest.approx(2 * before)
+    assert dual.tolist() == [[0.5, 1.0, 0.0, 0.0]]  # u was 1 and 2; λ doubled
+
+
+def test_a_ramp_from_zero_never_wipes_the_dual():
+    _, _, admm = one_layer(torch.tensor([[1.0, 2.0, 3.0, 4.0]]), penalty=Linear(start=0.0, end=1.0))
+    for step in range(10, 101, 10):
+        assert admm.penalty > 0
+        admm.after_step(step)
+        state = admm._states["layer"]
+        assert bool(((-state.split * ~state.kept).abs().sum(1) > 0).all())
+
+
+def test_proximal_gradient_is_the_penalty_times_the_distance_and_is_not_clipped():
+    layer, _, admm = one_layer(torch.tensor([[10.0, 20.0, 3000.0, 4000.0]]))
+    layer.weight.grad = torch.zeros(1, 4)
+    admm.add_gradient()
+    assert layer.weight.grad.tolist() == [[1.0, 2.0, 0.0, 0.0]]  # 0.1 · (x − z): whatever the number of processes
+
+
+def test_ties_do_not_prune_more_than_asked():
+    layer, _, admm = one_layer(torch.ones(10, 10))
+    admm.project_weights()
+    assert int((layer.weight == 0).sum()) == 50
+
+
+class Recorder(nn.Module):
+    """A model that notes the batches it sees and whether it trains."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Embedding(10, 10)
+        self.seen = []
+
+    def forward(self, input_ids, use_cache):
+        self.seen.append((input_ids.clone(), self.training))
+        return type("Output", (), {"logits": self.table(input_ids)})
+
+
+def training(**changes):
+    settings = {
+        "steps": 6, "batch_size": 2, "accumulation": 1, "optimizer": "adam", "learning_rate": 0.1, "warmup_steps": 0,
+        "decay_fraction": 1.0, "beta1": 0.9, "beta2": 0.95, "gradient_clip": 1.0, "autocast": "none",
+    }  # fmt: skip
+    return Training(**settings | changes)
+
+
+def run(settings, model=None):
+    torch.manual_seed(0)
+    model = model or Recorder()
+    windows = torch.randint(0, 10, (12, 5), generator=torch.Generator().manual_seed(0), dtype=torch.int32)
+    logged = []
+    optimizer = settings.make_optimizer(model)
+    train(model, optimizer, windows, settings, NoConstraint(), lambda step, metrics: logged.append((step, metrics)))
+    return model, windows, logged
+
+
+def test_nothing_is_evaluated_while_training():
+    model, windows, _ = run(training())
+    assert torch.equal(torch.cat([ids for ids, _ in model.seen]), windows.long())
+    assert all(was_training for _, was_training in model.seen)
+
+
+def test_accumulation_gives_the_same_weights():
+    whole, _, _ = run(training())
+    parts, _, _ = run(training(accumulation=2))
+    torch.testing.assert_close(whole.table.weight, parts.table.weight)
+
+
+def test_learning_rate_falls_linearly_to_zero_after_warm_up_and_plateau():
+    paper = training(steps=4)
+    assert [paper.learning_rate_at(step) for step in range(4)] == pytest.approx([0.1, 0.075, 0.05, 0.025])
+    later = training(steps=10, warmup_steps=2, decay_fraction=0.4)
+    expected = [0.05, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.075, 0.05, 0.025]
+    assert [later.learning_rate_at(step) for step in range(10)] == pytest.approx(expected)
+
+
+def test_a_loss_that_is_no_number_stops_the_run():
+    model = Recorder()
+    model.table.weight.data.fill_(math.nan)
+    with pytest.raises(ValueError, match=r"learning_rate=0\.1: the loss is NaN at step 6"):
+        run(training(), model)

@@ -1,0 +1,76 @@
+"""The merged state against ADMM written with two tensors, bit for bit."""
+
+import pytest
+import torch
+
+from elsa.admm.penalty import Constant, Cosine
+from elsa.admm.state import SplitState
+from elsa.sparsity.pattern import Pattern
+from elsa.sparsity.projection import project
+
+STEPS, INTERVAL = 200, 4
+
+
+class TwoTensors:
+    """z and u as the paper writes them."""
+
+    def __init__(self, weight, pattern):
+        self.z, self.u = project(weight, pattern), torch.zeros_like(weight)
+
+    def add_proximal_gradient(self, gradient, weight, penalty):
+        gradient.add_(weight - self.z + self.u, alpha=penalty)
+
+    def update(self, weight, pattern, importance):
+        target = weight + self.u
+        self.z = project(target, pattern, importance)
+        self.u = target - self.z
+
+    def rescale_dual(self, factor):
+        self.u = self.u * factor
+
+
+@pytest.mark.parametrize("weighted", [False, True], ids=["euclidean", "objective_aware"])
+@pytest.mark.parametrize("penalty", [Constant(value=0.05), Cosine(start=0.0, end=0.1)], ids=["constant", "cosine"])
+@pytest.mark.parametrize(
+    "pattern", [Pattern(pattern="unstructured", ratio=0.8), Pattern(pattern="2:4", ratio=None)], ids=["80 %", "2:4"]
+)
+def test_merged_state_equals_two_tensors_bit_for_bit(weighted, penalty, pattern):
+    generator = torch.Generator().manual_seed(0)
+    start, goal = torch.randn(2, 100, 200, generator=generator)
+    curvature = torch.rand(100, 200, generator=generator) + 0.1
+    weights, moments = [start.clone(), start.clone()], [torch.zeros_like(start), torch.zeros_like(start)]
+    states = [SplitState.start(start, pattern), TwoTensors(start, pattern)]
+    current = penalty.at(INTERVAL / STEPS)
+    supports = set()
+    for step in range(1, STEPS + 1):
+        for i, state in enumerate(states):
+            gradient = curvature * (weights[i] - goal)
+            state.add_proximal_gradient(gradient, weights[i], current)
+            moments[i] = 0.95 * moments[i] + 0.05 * gradient.square()
+            weights[i] = weights[i] - 0.05 * gradient / (moments[i].sqrt() + 1e-8)
+            if step % INTERVAL == 0:
+                state.update(weights[i], pattern, moments[i] if weighted else None)
+        if step % INTERVAL == 0:
+            following = penalty.at(min(1.0, (step + INTERVAL) / STEPS))
+            for state in states:
+                state.rescale_dual(current / following)
+            current = following
+        merged, two = states
+        assert torch.equal(weights[0], weights[1])
+        assert torch.equal(merged.split, two.z - two.u)
+        assert torch.equal(merged.split * merged.kept, two.z)
+        assert torch.equal(-merged.split * ~merged.kept, two.u)
+        supports.add(tuple(merged.kept.flatten().nonzero().flatten().tolist()))
+    assert len(supports) > 10  # the mask moved: the equality was put to the test
+
+
+def test_a_flip_of_the_mask_is_counted():
+    pattern = Pattern(pattern="unstructured", ratio=0.5)
+    state = SplitState.start(torch.tensor([[1.0, 2.0, 3.0, 4.0]]), pattern)
+    assert state.update(torch.tensor([[9.0, 2.0, 3.0, 4.0]]), pattern) == 2
+
+
+def test_residual_is_measured_against_the_sparse_copy():
+    state = SplitState.start(torch.tensor([[3.0, 1.0]]), Pattern(pattern="unstructured", ratio=0.5))
+    residual, sparse = state.residual_squared(torch.tensor([[5.0, 1.0]]))
+    assert (float(residual), float(sparse)) == (5.0, 9.0)

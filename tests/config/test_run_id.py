@@ -1,0 +1,45 @@
+import pytest
+
+from elsa.config.run_id import run_name
+from elsa.config.schema import PruneConfig, build
+from tests.config.test_config_files import composed
+
+
+def name(*overrides):
+    config = composed(*overrides)
+    return run_name(build(PruneConfig, config), config)
+
+
+def test_the_same_question_has_the_same_name():
+    assert name("method=wanda") == name("method=wanda")
+    assert name("method=wanda").startswith("tiny-wanda-0.5-")
+    assert name("method=sparsegpt", "sparsity=2of4").startswith("tiny-sparsegpt-2of4-")
+    assert name("method=finetuned", "method.start=wanda").startswith("tiny-wanda+finetuned-0.5-")
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["seed=1", "sparsity.ratio=0.6", "training.steps=64", "data.sequence_length=128", "penalty.value=0.5",
+     "eval.windows=3", "model.dtype=bfloat16", "method.projection=euclidean"],
+)  # fmt: skip
+def test_whatever_can_change_the_result_changes_the_name(change):
+    assert name(change) != name()
+
+
+@pytest.mark.parametrize("change", ["paths.outputs=elsewhere", "tracker=wandb", "device=cpu"])
+def test_whatever_cannot_does_not(change):
+    assert name(change) == name()
+
+
+@pytest.mark.parametrize(
+    ("method", "change"),
+    [
+        (["method=wanda"], "penalty.value=0.5"),
+        (["method=wanda"], "training.steps=64"),
+        (["method=magnitude"], "seed=1"),
+        (["method=dense"], "sparsity.ratio=0.9"),
+        (["method=finetuned", "method.start=dense"], "sparsity.ratio=0.9"),
+    ],
+)
+def test_what_a_method_does_not_read_does_not_count(method, change):
+    assert name(*method, change) == name(*method)

@@ -1,0 +1,50 @@
+import pytest
+
+from elsa.config.schema import PruneConfig, build
+from elsa.errors import UserError
+from tests.config.test_config_files import composed
+
+
+def refuse(match, *overrides):
+    with pytest.raises(UserError, match=match) as caught:
+        build(PruneConfig, composed(*overrides)).check()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["sparsity.ratio=1.5"], r"sparsity\.ratio=1\.5: .*\[0, 1\)"),
+        (["sparsity.ratio=banana"], r"sparsity\.ratio=banana: .*number"),
+        (["sparsity=2of4", "sparsity.ratio=0.7"], r"sparsity\.ratio=0\.7: pattern 2:4 means 0\.5"),
+        (["sparsity=n_of_m", "sparsity.pattern=3:5"], r"sparsity\.pattern=3:5: .*has 192 inputs, no multiple of 5"),
+        (["training.steps=8"], r"method\.interval=32: at most training\.steps=8"),
+        (["training.steps=1.5"], r"training\.steps=1\.5: .*integer"),
+        (["training.optimizer=sgd"], r"method\.projection=objective_aware: needs second moments.*optimizer=sgd"),
+        (["training.optimizer=adan"], r"training\.optimizer=adan: known: adam, sgd"),
+        (["training.accumulation=3"], r"training\.accumulation=3: a divisor of batch_size=8"),
+        (["+method.foo=1"], r"method\.foo=1: no such key; known: .*interval"),
+        (["+training.learning_rat=1"], r"no such key; did you mean 'learning_rate'"),
+        (["penalty=exponential", "penalty.start=0.0"], r"penalty\.start=0\.0"),
+        (["data=text", "data.train=[/no/such.jsonl]"], r"data\.train=/no/such\.jsonl: no such file"),
+        (["data=text"], r"data\.train=\[\]: this run needs the split"),
+        (["data=tokens"], r"data\.path=\?\?\?: must be given"),
+        (["data.sequence_length=5000"], r"data\.sequence_length=5000: model=tiny takes windows up to 1024"),
+        (["model=pretrained"], r"model\.path=\?\?\?: must be given"),
+        (["model=pretrained", "model.path=./nope"], r"model\.path=\./nope: no such folder"),
+        (["model.dtype=fp32"], r"model\.dtype=fp32: known: float32"),
+        (["device=cuda:7"], r"device=cuda:7: known here: auto, cpu"),
+        (["eval.windows=0"], r"eval\.windows=0: at least 1"),
+        (["method=finetuned", "method.start=spasegpt"], r"method\.start=spasegpt: did you mean 'sparsegpt'"),
+        (["method._target_=os.system"], r"method\._target_=os\.system: no dataclass of this package"),
+        (["method._target_=elsa.sparsity.pattern.Pattern"], r"method\.\w+=.*no such key"),
+        (["+tracker.foo=1"], r"tracker\.foo=1: no such key"),
+    ],
+)
+def test_what_cannot_run_is_refused_in_one_line_with_key_value_and_remedy(overrides, message):
+    refuse(message, *overrides)
+
+
+def test_objects_hold_what_the_config_says():
+    run = build(PruneConfig, composed("training.learning_rate=3e-4", "penalty=cosine", "penalty.end=0.2", "seed=7"))
+    assert (run.training.learning_rate, run.penalty.end, run.seed) == (3e-4, 0.2, 7)

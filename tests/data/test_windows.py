@@ -1,0 +1,88 @@
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from elsa.data.sources import Text, Tokens
+from elsa.data.windows import WindowReader, windows_hash
+from elsa.errors import UserError
+
+
+@pytest.fixture
+def source(tmp_path):
+    for number in range(30):
+        (tmp_path / f"{number:02}.txt").write_text(f"document {number} " * (number + 1))
+    return Text(sequence_length=10, train=[str(tmp_path)], validation=[], test=[str(tmp_path)], join=None)
+
+
+@pytest.fixture
+def reader(tokenizer, tmp_path):
+    return WindowReader(tokenizer=tokenizer, cache=tmp_path.parent / f"{tmp_path.name}-cache")
+
+
+def test_evaluation_windows_are_the_packed_text_in_order(source, reader, tokenizer):
+    stream = []
+    for document in source.documents("test"):
+        stream += [*tokenizer(document)["input_ids"], tokenizer.eos_token_id]
+    windows = reader.evaluation(source, "test", None)
+    assert windows.shape == (len(stream) // 10, 10)
+    assert windows.flatten().tolist() == stream[: windows.numel()]
+    assert torch.equal(reader.evaluation(source, "test", 3), windows[:3])
+
+
+def test_an_epoch_of_training_windows_is_the_packed_text_without_replacement(source, reader):
+    full = reader.evaluation(source, "test", None)
+    windows = reader.training(source, len(full), seed=0)
+    counts = [tensor.flatten().bincount(minlength=300) for tensor in (windows, full)]
+    assert int((counts[0] - counts[1]).abs().sum()) <= 20  # but for the last, partial window
+
+
+def test_more_windows_than_text_start_another_epoch_in_another_order(source, reader):
+    full = len(reader.evaluation(source, "test", None))
+    one, three = (reader.training(source, epochs * full, seed=0) for epochs in (1, 3))
+    assert len(three) == 3 * full
+    distinct = [len({tuple(row) for row in windows.tolist()}) for windows in (one, three)]
+    assert distinct[1] > 1.3 * distinct[0]  # documents meet other neighbours, so windows differ
+
+
+def test_the_seed_decides_the_windows(source, reader):
+    first = windows_hash(reader.training(source, 20, seed=0))
+    assert windows_hash(reader.training(source, 20, seed=0)) == first
+    assert windows_hash(reader.training(source, 20, seed=1)) != first
+
+
+def test_the_cache_is_written_once_and_knows_the_seed(source, reader):
+    def files():
+        return {path: path.stat().st_mtime_ns for path in (reader.cache / "windows").iterdir()}
+
+    reader.training(source, 20, seed=0)
+    before = files()
+    reader.training(source, 20, seed=0)
+    assert files() == before
+    reader.training(source, 20, seed=1)
+    assert len(files()) == 2
+
+
+def test_each_window_can_begin_with_bos(source, reader, tokenizer):
+    with_bos = WindowReader(tokenizer=tokenizer, cache=reader.cache, begin_with_bos=True)
+    windows = with_bos.training(source, 12, seed=0)
+    assert windows.shape == (12, 10)
+    assert windows[:, 0].tolist() == [tokenizer.bos_token_id] * 12
+    assert windows_hash(windows) != windows_hash(reader.training(source, 12, seed=0))
+
+
+def test_text_shorter_than_a_window_is_refused(tmp_path, reader):
+    (tmp_path / "short.txt").write_text("hi")
+    short = Text(sequence_length=100, train=[str(tmp_path / "short.txt")], validation=[], test=[], join=None)
+    with pytest.raises(UserError, match=r"data\.sequence_length=100: the train split has only"):
+        reader.evaluation(short, "train", None)
+
+
+def test_stored_token_ids_are_taken_as_they_are(tmp_path, reader):
+    ids = torch.arange(40).view(4, 10)
+    save_file({"calibration": ids}, tmp_path / "ids.safetensors")
+    stored = Tokens(path=str(tmp_path / "ids.safetensors"), train="calibration", validation="x", test="y")
+    assert torch.equal(reader.training(stored, 3, seed=5), ids[:3].int())
+    with pytest.raises(UserError, match="holds 4 windows, this run needs 5"):
+        reader.training(stored, 5, seed=0)
+    with pytest.raises(UserError, match=r"data\.test=y: .*holds calibration"):
+        reader.evaluation(stored, "test", None)

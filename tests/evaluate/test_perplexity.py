@@ -1,0 +1,55 @@
+import math
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from elsa.data.sources import Tokens
+from elsa.data.windows import WindowReader
+from elsa.errors import UserError
+from elsa.evaluate.perplexity import Perplexity, mean_loss
+
+
+@pytest.fixture
+def source(tmp_path, windows):
+    save_file({"held": windows}, tmp_path / "ids.safetensors")
+    return Tokens(path=str(tmp_path / "ids.safetensors"), train="held", validation="held", test="held")
+
+
+def evaluate(model, source, tmp_path, **changes):
+    settings = {"sets": {"ids": source}, "split": "test", "windows": None, "formula": "standard", "autocast": "none"}
+    reader = WindowReader(tokenizer=None, cache=tmp_path)
+    return Perplexity(**settings | changes).evaluate(model, reader)["ids"]
+
+
+def test_perplexity_is_exp_of_the_loss_over_scored_targets(model, windows, source, tmp_path):
+    with torch.no_grad():
+        losses = [model(row[None].long(), labels=row[None].long()).loss.item() for row in windows]
+    score = evaluate(model, source, tmp_path)
+    assert score["perplexity"] == pytest.approx(math.exp(sum(losses) / len(losses)), rel=1e-5)
+    assert (score["windows"], score["length"], score["targets"]) == (24, 16, 24 * 15)
+
+
+def test_the_official_formula_divides_by_the_length(llama, source, tmp_path):
+    standard, official = (evaluate(llama, source, tmp_path, formula=name) for name in ("standard", "official"))
+    assert official["perplexity"] == pytest.approx(standard["perplexity"] ** (15 / 16))
+    assert official["formula"] == "official"
+
+
+def test_only_the_wanted_windows_are_scored(llama, windows, source, tmp_path):
+    score = evaluate(llama, source, tmp_path, windows=5)
+    assert score["perplexity"] == pytest.approx(math.exp(mean_loss(llama, windows[:5])))
+
+
+def test_bf16_autocast_is_close_and_said(llama, source, tmp_path):
+    exact, low = (evaluate(llama, source, tmp_path, autocast=name) for name in ("none", "bfloat16"))
+    assert low["perplexity"] == pytest.approx(exact["perplexity"], rel=0.02)
+    assert low["perplexity"] != exact["perplexity"]
+    assert low["autocast"] == "bfloat16"
+
+
+@pytest.mark.parametrize("wrong", [{"formula": "usual"}, {"split": "held_out"}, {"windows": 0}, {"sets": {}}])
+def test_wrong_settings_are_refused(source, wrong):
+    settings = {"sets": {"ids": source}, "split": "test", "windows": None, "formula": "standard", "autocast": "none"}
+    with pytest.raises(UserError, match=next(iter(wrong))):
+        Perplexity(**settings | wrong)

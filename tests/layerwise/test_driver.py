@@ -1,0 +1,112 @@
+import pytest
+import torch
+
+from elsa.errors import UserError
+from elsa.layerwise.capture import capture
+from elsa.layerwise.driver import LayerPruner, prune_blocks
+from elsa.model.prunable import decoder_blocks, linear_weights
+from elsa.sparsity.pattern import Pattern
+from tests.conftest import random_model
+
+HALF = Pattern(pattern="unstructured", ratio=0.5)
+
+
+class Probe(LayerPruner):
+    """Notes what the driver hands over and leaves the weights alone."""
+
+    def __init__(self):
+        self.statistics, self.tokens, self.prepared = [], {}, 0
+
+    def init_statistics(self, weight_OI):
+        self.statistics.append(torch.zeros(weight_OI.shape[1]))
+        return self.statistics[-1]
+
+    def update_statistics(self, statistics, inputs_TI):
+        statistics += inputs_TI.square().sum(0)
+        self.tokens[id(statistics)] = self.tokens.get(id(statistics), 0) + len(inputs_TI)
+
+    def prepare(self, statistics):
+        self.prepared += 1
+        return statistics
+
+    def prune(self, weight_OI, prepared, pattern):
+        return weight_OI
+
+
+def drive(model, pruner, windows):
+    blocks = decoder_blocks(model)
+    prune_blocks(model, blocks, [linear_weights(block) for block in blocks], pruner, HALF, windows)
+
+
+def test_replayed_blocks_give_what_the_model_gives(model, windows):
+    blocks = decoder_blocks(model)
+    replay = capture(model, blocks, windows)
+    norms = []
+    hook = blocks[-1].register_forward_hook(lambda block, args, output: norms.append(output))
+    with torch.no_grad():
+        model(windows.long(), use_cache=False)
+        hook.remove()
+        for index in range(len(blocks)):
+            replay.hidden = [replay.run(index, hidden) for hidden in replay.hidden]
+    expected = norms[0][0] if isinstance(norms[0], tuple) else norms[0]
+    torch.testing.assert_close(torch.cat(replay.hidden), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_replay_that_differs_from_the_model_is_refused(llama, windows):
+    blocks = decoder_blocks(llama)
+    forward = llama.model.norm.forward
+    calls = []
+
+    def stateful(hidden):  # the second forward of the model is not the first
+        calls.append(1)
+        return forward(hidden)
+
+    llama.model.norm.forward = stateful
+    blocks[0].register_forward_hook(lambda block, args, output: output * (1 + len(calls)))
+    with pytest.raises(UserError, match="one by one differs"):
+        capture(llama, blocks, windows)
+
+
+def test_layers_with_the_same_input_share_one_statistic(llama, windows):
+    probe = Probe()
+    drive(llama, probe, windows)
+    assert len(probe.statistics) == probe.prepared == 2 * 4  # q+k+v, o, gate+up, down in each of two blocks
+    assert set(probe.tokens.values()) == {windows.numel()}
+
+
+def test_statistics_are_those_of_the_real_forward(llama, windows):
+    probe, expected = Probe(), []
+    hook = llama.model.layers[1].mlp.gate_proj.register_forward_pre_hook(
+        lambda module, args: expected.append(args[0].flatten(0, 1).square().sum(0))
+    )
+    with torch.no_grad():
+        llama(windows.long(), use_cache=False)
+    hook.remove()
+    drive(llama, probe, windows)
+    torch.testing.assert_close(probe.statistics[6], expected[0], rtol=1e-4, atol=1e-4)
+
+
+def test_later_blocks_see_the_pruned_ones(windows):
+    class PruneFirst(Probe):
+        def prune(self, weight_OI, prepared, pattern):
+            return torch.zeros_like(weight_OI)
+
+    plain, pruning = Probe(), PruneFirst()
+    drive(random_model("llama"), plain, windows)
+    drive(random_model("llama"), pruning, windows)
+    assert torch.equal(plain.statistics[0], pruning.statistics[0])
+    assert not torch.allclose(plain.statistics[4], pruning.statistics[4])
+
+
+def test_a_failed_factorisation_names_layer_and_remedy(llama, windows):
+    class Failing(Probe):
+        def prepare(self, statistics):
+            torch.linalg.cholesky(-torch.eye(3))
+
+    with pytest.raises(UserError, match=r"method\.damping: .*self_attn\.q_proj\.weight.*raise the damping"):
+        drive(llama, Failing(), windows)
+
+
+def test_the_model_is_left_without_hooks(llama, windows):
+    drive(llama, Probe(), windows)
+    assert not any(module._forward_pre_hooks or module._forward_hooks for module in llama.modules())

@@ -1,0 +1,23 @@
+"""Every method with settings for models of a few thousand weights."""
+
+from elsa.admm.loop import Training
+from elsa.method.dense import Dense
+from elsa.method.elsa import Elsa
+from elsa.method.finetuned import FineTuned
+from elsa.method.magnitude import Magnitude
+from elsa.method.sparsegpt import SparseGPT
+from elsa.method.wanda import Wanda
+
+TRAINING = Training(
+    steps=6, batch_size=4, accumulation=1, optimizer="adam", learning_rate=1e-3, warmup_steps=0, decay_fraction=1.0,
+    beta1=0.9, beta2=0.95, gradient_clip=1.0, autocast="bfloat16",
+)  # fmt: skip
+
+METHODS = {
+    "dense": Dense(),
+    "magnitude": Magnitude(match_reference=False),
+    "wanda": Wanda(calibration_windows=8),
+    "sparsegpt": SparseGPT(calibration_windows=8, damping=0.01, block_size=16, match_reference=False),
+    "elsa": Elsa(interval=2, projection="objective_aware"),
+    "finetuned": FineTuned(start=Wanda(calibration_windows=8)),
+}

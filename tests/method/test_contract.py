@@ -1,0 +1,85 @@
+"""What every method promises, on random models of four families."""
+
+import pytest
+import torch
+
+from elsa.admm.penalty import Constant
+from elsa.evaluate.perplexity import mean_loss
+from elsa.method import Task
+from elsa.model.prunable import prunable_weights
+from elsa.sparsity.pattern import Pattern
+from tests.conftest import random_model
+from tests.method.methods import METHODS, TRAINING
+
+PATTERNS = {"70 %": Pattern(pattern="unstructured", ratio=0.7), "2:4": Pattern(pattern="2:4", ratio=None)}
+
+
+def task(windows, pattern):
+    logged = []
+    made = Task(
+        pattern=pattern, training=TRAINING, penalty=Constant(value=0.1), windows=lambda count: windows[:count],
+        log=lambda step, metrics: logged.append((step, metrics)),
+    )  # fmt: skip
+    return made, logged
+
+
+@pytest.mark.parametrize("pattern", PATTERNS.values(), ids=PATTERNS.keys())
+@pytest.mark.parametrize("name", METHODS)
+def test_contract(model, windows, name, pattern):
+    method = METHODS[name]
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    given, logged = task(windows, pattern)
+    facts = method.apply(model, given)
+
+    weights = prunable_weights(model)
+    after = model.state_dict()
+    assert isinstance(facts, dict)
+    assert after.keys() == before.keys()
+    assert all(torch.isfinite(value).all() for value in after.values())
+    assert all(value.dtype == before[key].dtype for key, value in after.items())
+    changed = {key for key in after if not torch.equal(after[key], before[key])}
+    if name == "dense":
+        assert not changed
+    elif name in ("elsa", "finetuned"):
+        assert changed - weights.keys(), "embeddings and norms train too"
+        assert logged[-1][0] == 6
+        assert {"loss", "learning_rate", "tokens_per_second"} <= logged[-1][1].keys()
+    else:
+        assert changed == weights.keys()
+    for key, weight in weights.items():
+        values = weight.value_OI
+        if name == "dense":
+            continue
+        if pattern.group:
+            assert int((values.reshape(-1, 4) != 0).sum(1).max()) <= 2, key
+        per_row = name in ("wanda", "finetuned")
+        exact = values.shape[0] * pattern.zeros(values.shape[1]) if per_row else pattern.zeros(values.numel())
+        assert int((values == 0).sum()) == exact, key
+    assert mean_loss(model, windows) > 0
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "dense"])
+def test_a_method_is_a_function_of_its_inputs(windows, name):
+    results = []
+    for _ in range(2):
+        model = random_model("llama")
+        METHODS[name].apply(model, task(windows, PATTERNS["70 %"])[0])
+        results.append(model.state_dict())
+    assert all(torch.equal(results[0][key], results[1][key]) for key in results[0])
+
+
+@pytest.mark.parametrize("name", ["magnitude", "sparsegpt", "elsa"])
+def test_transposed_layers_are_pruned_as_outputs_by_inputs(windows, name):
+    model = random_model("gpt2")
+    METHODS[name].apply(model, task(windows, PATTERNS["2:4"])[0])
+    for weight in prunable_weights(model).values():
+        assert weight.transposed
+        assert int((weight.value_OI.reshape(-1, 4) != 0).sum(1).max()) <= 2
+
+
+def test_elsa_reports_penalty_residual_and_mask_change(llama, windows):
+    given, logged = task(windows, PATTERNS["70 %"])
+    facts = METHODS["elsa"].apply(llama, given)
+    assert [step for step, _ in logged] == [2, 4, 6]
+    assert {"penalty", "relative_residual", "mask_change", "off_support_energy"} <= logged[0][1].keys()
+    assert 0 < facts["before_projection"]["off_support_energy"] < 1

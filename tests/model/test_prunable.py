@@ -1,0 +1,44 @@
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, MixtralConfig
+
+from elsa.errors import UserError
+from elsa.model.prunable import coverage, decoder_blocks, prunable_weights
+from tests.conftest import random_model
+
+LINEARS = {"llama": 7, "opt": 6, "gemma2": 7, "qwen3": 7, "gpt2": 4}
+
+
+@pytest.mark.parametrize("family", LINEARS)
+def test_every_linear_of_every_block_is_found_and_nothing_else(family):
+    model = random_model(family)
+    found = prunable_weights(model)
+    assert len(decoder_blocks(model)) == 2
+    assert len(found) == 2 * LINEARS[family]
+    assert found.keys() <= model.state_dict().keys()
+    assert not [name for name in found if any(part in name for part in ("embed", "wte", "wpe", "head", "norm"))]
+    assert coverage(model).share == 1.0
+
+
+def test_a_view_of_a_transposed_layer_writes_the_weight():
+    name, weight = next(iter(prunable_weights(random_model("gpt2")).items()))
+    assert weight.transposed
+    assert name.endswith("c_attn.weight")
+    assert weight.value_OI.shape == (96, 32)
+    weight.value_OI[:] = 0
+    assert not weight.parameter.any()
+
+
+def test_fused_experts_are_refused_by_name():
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = MixtralConfig(**sizes, num_key_value_heads=2, vocab_size=50, num_local_experts=4)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    with pytest.raises(UserError, match=r"only \d+\.\d% .*at least 95%.*experts"):
+        coverage(model).check()
+
+
+def test_a_model_without_blocks_is_refused():
+    with pytest.raises(UserError, match="no list of decoder blocks"):
+        decoder_blocks(nn.Sequential(nn.Linear(2, 2)))

@@ -1,0 +1,47 @@
+import pytest
+
+from elsa.errors import UserError
+from elsa.report.figure import perplexity_figure
+from elsa.report.record import read_record, write_record
+from elsa.report.table import columns, markdown_table
+
+
+def record(method, sparsity, **perplexity):
+    return {
+        "model": "tiny", "method": method, "sparsity": {"counted": sparsity}, "seconds": {"prune": 1234.56},
+        "perplexity": {name: {"perplexity": value} for name, value in perplexity.items()},
+        "peak_memory_bytes": 3 * 2**29,
+    }  # fmt: skip
+
+
+def test_the_table_shows_counted_sparsity_and_marks_what_is_missing():
+    headers, rows = columns([record("dense", 0.0, a=10.0, b=20.0), record("wanda", 0.700012, a=1234.5)])
+    assert headers == ["model", "method", "sparsity", "perplexity a", "perplexity b", "seconds", "peak memory"]
+    assert rows[1] == ["tiny", "wanda", "70.0012%", "1,234.50", "--", "1,234.6", "1.50 GiB"]
+
+
+def test_markdown_has_a_line_a_record():
+    lines = markdown_table([record("dense", 0.0, a=10.0), record("wanda", 0.7, a=12.0)]).splitlines()
+    assert lines[1] == "| --- | --- | ---: | ---: | ---: | ---: |"
+    assert len(lines) == 4
+
+
+@pytest.mark.parametrize("levels", [[0.9], [0.5, 0.9]], ids=["bars", "curves"])
+def test_a_picture_is_drawn_for_one_and_for_several_sparsities(tmp_path, levels):
+    records = [record("dense", 0.0, a=10.0, b=11.0)]
+    records += [record(method, level, a=20.0 + level, b=30.0) for method in ("wanda", "elsa") for level in levels]
+    perplexity_figure(records, tmp_path / "p.png")
+    assert (tmp_path / "p.png").stat().st_size > 10_000
+
+
+def test_a_record_is_read_back_and_its_absence_means_unfinished(tmp_path):
+    assert read_record(tmp_path) is None
+    write_record(tmp_path, {"name": "x"})
+    assert read_record(tmp_path)["name"] == "x"
+
+
+@pytest.mark.parametrize("content", ["{trunc", '{"format": 99}', "[]"])
+def test_a_foreign_or_broken_record_is_named(tmp_path, content):
+    (tmp_path / "result.json").write_text(content)
+    with pytest.raises(UserError, match=r"result\.json"):
+        read_record(tmp_path)

@@ -1,0 +1,202 @@
+"""The program as a user runs it, on a small random model and a small corpus."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from elsa.run.cli import main
+
+TRAINING = ["training.steps=6", "training.batch_size=2", "training.learning_rate=1e-3", "method.interval=2"]
+
+
+@pytest.fixture
+def elsa(tmp_path, saved_model, corpus, monkeypatch, capsys):
+    """Run `elsa <arguments>` in the test's folder; returns (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ELSA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments, model=True):
+        base = ["model=pretrained", "model.name=small", f"model.path={saved_model}", *corpus] if model else []
+        monkeypatch.setattr(sys, "argv", ["elsa", *arguments[:1], *base, *arguments[1:]])
+        capsys.readouterr()
+        try:
+            main()
+            code = 0
+        except SystemExit as leaving:
+            code = leaving.code or 0
+        out = capsys.readouterr()
+        return code, out.out, out.err
+
+    return run
+
+
+def records(folder=Path()):
+    return {path.parent: json.loads(path.read_text()) for path in folder.glob("outputs/runs/*/result.json")}
+
+
+def of(method):
+    return next((folder, record) for folder, record in records().items() if record["method"] == method)
+
+
+def test_elsa_prunes_saves_counts_evaluates_and_records(elsa, tmp_path):
+    code, out, _ = elsa("method=elsa", "sparsity.ratio=0.9", "penalty=cosine", *TRAINING)
+    assert code == 0
+    assert "90.0" in out
+    folder, record = of("elsa")
+    assert record["sparsity"]["asked"] == 0.9
+    assert record["sparsity"]["counted"] == pytest.approx(0.9, abs=1e-3)
+    assert record["perplexity"]["held_out"]["perplexity"] > 1
+    assert {"load", "data", "prune", "save", "evaluate"} == record["seconds"].keys()
+    assert record["environment"]["libraries"]["torch"] == torch.__version__
+    assert record["peak_memory_bytes"] > 0
+    assert record["data_sha256"].keys() == {"train[12]"}
+    assert record["coverage"]["prunable"] == record["coverage"]["total"]
+    assert [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()] == [2, 4, 6]
+    state = AutoModelForCausalLM.from_pretrained(folder / "model").state_dict()
+    for name, count in record["sparsity"]["tensors"].items():
+        assert count == {"zeros": int((state[name] == 0).sum()), "numel": state[name].numel()}
+
+
+def test_dense_comes_first_and_a_finished_run_is_not_run_again(elsa):
+    elsa("method=magnitude")
+    assert {record["method"] for record in records().values()} == {"dense", "magnitude"}
+    times = {folder: (folder / "result.json").stat().st_mtime_ns for folder in records()}
+    code, out, _ = elsa("method=magnitude")
+    assert code == 0
+    assert out.count("finished before, not run again") == 2
+    assert {folder: (folder / "result.json").stat().st_mtime_ns for folder in records()} == times
+
+
+def test_an_interrupted_run_starts_again(elsa):
+    elsa("method=magnitude")
+    folder, record = of("magnitude")
+    (folder / "result.json").unlink()
+    elsa("method=magnitude")
+    assert of("magnitude")[1]["sparsity"] == record["sparsity"]
+
+
+def test_a_record_that_is_no_record_is_named(elsa):
+    elsa("method=magnitude")
+    folder, _ = of("magnitude")
+    (folder / "result.json").write_text("{truncated")
+    code, _, err = elsa("method=magnitude")
+    assert code == 2
+    assert "result.json: no valid JSON" in err
+
+
+def test_two_processes_do_not_share_a_run(elsa):
+    from filelock import FileLock
+
+    elsa("method=magnitude")
+    folder, _ = of("magnitude")
+    with FileLock(folder / ".lock"):
+        code, _, err = elsa("method=magnitude")
+    assert (code, "another process is running this very run" in err) == (2, True)
+
+
+def test_a_multirun_ends_with_table_and_picture(elsa):
+    code, out, err = elsa("-m", "method=wanda,sparsegpt", "++method.calibration_windows=4", "sparsity.ratio=0.5,0.8")
+    assert code == 0, err
+    assert len(records()) == 5
+    table = next(Path().glob("outputs/comparisons/*/table.md")).read_text()
+    assert [line.split("|")[2].strip() for line in table.splitlines()[2:]] == [
+        "dense", "wanda", "wanda", "sparsegpt", "sparsegpt",
+    ]  # fmt: skip
+    picture = next(Path().glob("outputs/comparisons/*/perplexity.png"))
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert str(picture) in out
+
+
+def test_a_failing_job_is_reported_and_does_not_stop_the_others(elsa):
+    code, _, err = elsa("-m", "method=magnitude", "sparsity.ratio=1.5,0.5")
+    assert code == 2
+    assert err.count("sparsity.ratio=1.5") == 1
+    assert {record["method"] for record in records().values()} == {"dense", "magnitude"}
+
+
+def test_evaluate_scores_a_run_folder_as_the_run_did(elsa, corpus):
+    elsa("method=magnitude")
+    folder, record = of("magnitude")
+    code, out, _ = elsa("evaluate", f"checkpoint={folder}", *corpus, model=False)
+    assert code == 0
+    assert f"perplexity {record['perplexity']['held_out']['perplexity']:.4f}" in out
+    written = json.loads(next(Path().glob("outputs/evaluations/*.json")).read_text())
+    assert written["perplexity"]["held_out"]["data_sha256"] == record["perplexity"]["held_out"]["data_sha256"]
+
+
+def test_help_lists_commands_groups_and_choices(elsa):
+    for arguments in ([], ["--help"], ["prune", "--help"]):
+        code, out, _ = elsa(*arguments, model=False)
+        assert code == 0
+        assert "evaluate" in out
+        assert "dense, elsa, finetuned, magnitude, sparsegpt, wanda" in out
+
+
+def test_cfg_job_prints_the_resolved_run_and_starts_nothing(elsa):
+    code, out, _ = elsa("--cfg", "job", "method=wanda", "data=stdlib", model=False)
+    assert code == 0
+    assert "calibration_windows: 128" in out
+    assert "${" not in out
+    assert not Path("outputs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["method=wnda"], "method=wnda: no such choice; did you mean 'wanda'?"),
+        (["methd=wanda"], "methd: no such key; did you mean 'method'?"),
+        (["training.stps=3"], "training.stps: no such key; did you mean 'steps'?"),
+        (["-m", "method=wanda,sparsegpt", "method.damping=1"], "method.damping: not a key of every method; in a sweep"),
+        (["prun", "method=wanda"], "prun: no such command; did you mean 'prune'?"),
+        (["sparsity.ratio=1.5"], "sparsity.ratio=1.5: the fraction of zeros lies in [0, 1), for example 0.9"),
+        (["evaluate", "checkpoint=nowhere"], "checkpoint=nowhere: no such folder"),
+        (["evaluate"], "checkpoint=???: must be given"),
+    ],
+)
+def test_a_mistake_is_one_line_exit_code_2_and_nothing_written(elsa, arguments, line):
+    code, out, err = elsa(*arguments, model=False)
+    assert code == 2
+    assert err.startswith(f"elsa: {line}")
+    assert err.count("\n") == 1
+    assert out == ""
+    assert not Path("outputs/runs").exists()
+
+
+def test_every_knob_changes_the_result(elsa):
+    """A key without a reader would leave the weights as they are."""
+    small = ["method.calibration_windows=4"]
+    base = {
+        "elsa": TRAINING,
+        "sparsegpt": [*small, "method.block_size=16"],
+        "wanda": small,
+        "finetuned": [change for change in TRAINING if not change.startswith("method")] + ["method.start=magnitude"],
+    }
+    changes = {
+        "elsa": [
+            "training.steps=8", "training.batch_size=4", "training.optimizer=sgd method.projection=euclidean",
+            "training.learning_rate=2e-3", "training.warmup_steps=2", "training.decay_fraction=0.5",
+            "training.beta1=0.5", "training.beta2=0.5", "training.gradient_clip=1e-3", "training.autocast=none",
+            "method.interval=3", "method.projection=euclidean", "penalty.value=1.0", "penalty=cosine",
+            "sparsity.ratio=0.6", "seed=1", "data.sequence_length=12",
+        ],
+        "sparsegpt": [
+            "method.damping=1.0", "method.block_size=8", "method.match_reference=true", "method.calibration_windows=2",
+            "sparsity=2of4",
+        ],
+        "wanda": ["method.calibration_windows=1", "model.begin_with_bos=true", "model.dtype=bfloat16"],
+        "finetuned": ["method.start=dense"],
+    }  # fmt: skip
+    for method, its_changes in changes.items():
+        seen = set()
+        for change in ["seed=0", *its_changes]:
+            code, _, err = elsa(f"method={method}", *base[method], *change.split(" "))
+            assert code == 0, err
+            newest = max(records(), key=lambda folder: (folder / "result.json").stat().st_mtime_ns)
+            weights = (newest / "model/model.safetensors").read_bytes()
+            assert weights not in seen, f"{method}: {change} changed nothing"
+            seen.add(weights)
