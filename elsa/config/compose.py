@@ -2,12 +2,19 @@
 
 from pathlib import Path
 
+import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from elsa.errors import did_you_mean, require
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 CONF = next(folder for folder in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if folder.is_dir())
+
+
+def compose(*overrides: str, command: str = "prune") -> dict:
+    """The config that the command line would give for these overrides, as plain data: the way in from Python."""
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return plain(hydra.compose(command, list(overrides)))
 
 
 def plain(composed: DictConfig) -> dict:

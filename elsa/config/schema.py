@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import torch
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from elsa.admm.loop import Training
 from elsa.admm.penalty import Penalty
@@ -25,8 +25,6 @@ from elsa.model.loading import ModelSource, max_positions
 from elsa.model.prunable import Coverage, coverage, prunable_weights
 from elsa.sparsity.pattern import Pattern
 from elsa.track import TrackerSource
-
-_PLAIN = ConfigDict(arbitrary_types_allowed=True)  # a class that is no plain type is checked with isinstance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +107,7 @@ def _check(key: str, check: Callable, *arguments: object) -> None:
 
 
 def resolved_device(device: str) -> str:
-    """ "auto" is cuda where there is one, else cpu. Raises `UserError` for a device that is not there."""
+    """Where "auto" is cuda if there is one, else cpu. Raises `UserError` for a device that is not there."""
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     known = ["auto", "cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -143,11 +141,16 @@ def _value(value: Any, hint: Any, key: str) -> Any:
         return value
     if dataclasses.is_dataclass(hint) and isinstance(value, dict):
         return build(hint, value, key)
+    if any(kind.__module__.startswith("elsa.") for kind in typing.get_args(hint) or (hint,)):
+        raise UserError(f"{key}={_shown(value)}: pick a choice of the config group (elsa --help lists them)")
     try:
-        return TypeAdapter(hint, config=_PLAIN).validate_python(value, strict=True)
+        return TypeAdapter(hint).validate_python(value, strict=True)
     except ValidationError as error:
-        shown = "null" if value is None else value
-        raise UserError(f"{key}={shown}: {error.errors()[0]['msg'].lower()}") from error
+        raise UserError(f"{key}={_shown(value)}: {error.errors()[0]['msg'].lower()}") from error
+
+
+def _shown(value: Any) -> Any:
+    return "null" if value is None else value
 
 
 def _locate(target: str, key: str) -> type:

@@ -95,7 +95,7 @@ class Text(Source):
 
     def documents(self, split: str) -> list[str]:
         texts = [text for name in getattr(self, split) for path in _files(Path(name)) for text in _read(path)]
-        return [self.join.join(texts)] if self.join is not None else texts
+        return _joined(texts, self.join)
 
     def identity(self, split: str) -> dict:
         return {"source": "text", "split": split, "sha256": text_hash(self.documents(split))}
@@ -103,10 +103,11 @@ class Text(Source):
 
 @dataclass(frozen=True, kw_only=True)
 class HubText(Source):
-    """Named files of a hub data set at a pinned revision, read with `datasets`; offline once they are cached.
+    """Named files of a hub data set at a pinned revision; offline once they are cached.
 
-    `train`, `validation` and `test` are file names in the repository; `documents_used` keeps the first so many
-    documents of validation and test (null: all); `join` as in `Text`, for those two splits.
+    `train`, `validation` and `test` are file names in the repository. `join_train` and `join` glue the documents of
+    train, and of validation and test, into one with this separator (null keeps them apart); of the latter two only the
+    first `documents_used` count (null: all).
     """
 
     repository: str
@@ -114,7 +115,8 @@ class HubText(Source):
     train: str
     validation: str
     test: str
-    join: str
+    join_train: str | None
+    join: str | None
     documents_used: int | None
 
     def check(self, split: str) -> None:
@@ -126,7 +128,9 @@ class HubText(Source):
         path = self._local_file(split)
         kind = "parquet" if path.endswith(".parquet") else "json"
         texts = list(datasets.load_dataset(kind, data_files={split: path}, split=split)["text"])
-        return texts if split == "train" else [self.join.join(texts[: self.documents_used])]
+        if split == "train":
+            return _joined(texts, self.join_train)
+        return _joined(texts[: self.documents_used], self.join)
 
     def _local_file(self, split: str) -> str:
         """The file in the hub's cache, downloaded if need be."""
@@ -143,7 +147,7 @@ class HubText(Source):
     def identity(self, split: str) -> dict:
         return {
             "source": self.repository, "revision": self.revision, "file": getattr(self, split), "split": split,
-            "documents_used": self.documents_used, "join": self.join,
+            "documents_used": self.documents_used, "join": [self.join_train, self.join],
         }  # fmt: skip
 
 
@@ -170,6 +174,10 @@ def text_hash(texts: list[str]) -> str:
         data = text.encode(errors="replace")
         digest.update(len(data).to_bytes(8, "little") + data)
     return digest.hexdigest()
+
+
+def _joined(texts: list[str], separator: str | None) -> list[str]:
+    return texts if separator is None else [separator.join(texts)]
 
 
 def _files(path: Path) -> list[Path]:

@@ -40,7 +40,7 @@ def _bars(axis: Axes, records: list[dict], name: str) -> None:
     bars = axis.barh(labels, values, color=colors)
     axis.bar_label(bars, [f"{value:,.1f}" for value in values], padding=3)
     axis.set_xscale("log")
-    axis.set_xlim(min(values) * 0.7, max(values) * 1.6)
+    axis.set_xlim(min(values) * 0.7, max(values) * (max(values) / min(values)) ** 0.2 * 1.2)  # room for labels
     axis.set_xlabel(f"perplexity, {name} (log scale)")
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     axis.xaxis.set_minor_formatter(NullFormatter())

@@ -1,6 +1,7 @@
 """The program `elsa`: pick the subcommand, run its Hydra main, turn every user's mistake into one line and exit 2."""
 
 import os
+import re
 import sys
 from collections.abc import Callable
 
@@ -21,6 +22,8 @@ def main() -> None:
         return
     if arguments and arguments[0][0] not in "-+~" and "=" not in arguments[0]:
         _fail(f"{arguments[0]}: no such command; {did_you_mean(arguments[0], COMMANDS)}")
+    for argument in arguments:
+        _check_choice(argument)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed by Hydra
     if "--cfg" in arguments or "-c" in arguments:
         arguments.append("--resolve")
@@ -31,6 +34,15 @@ def main() -> None:
     except (HydraException, OmegaConfBaseException) as error:
         _fail(_one_line(error))
     sys.exit(2 if failed else 0)
+
+
+def _check_choice(argument: str) -> None:
+    """Hydra answers a choice that is null or a number with a traceback; say what the choices are instead."""
+    from elsa.config.compose import choices, groups
+
+    group, _, name = argument.partition("=")
+    if group in groups() and re.fullmatch(r"null|true|false|[\d._]+", name):
+        _fail(f"{argument}: no such choice; {did_you_mean(name, choices(group))}")
 
 
 def _hydra_main(command: str, failed: list[str]) -> Callable:

@@ -6,9 +6,8 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 
-from elsa.config.compose import CONF, choices, groups, plain
+from elsa.config.compose import CONF, choices, compose, groups
 from elsa.config.schema import EvaluateConfig, PruneConfig, build
 
 ROOT = Path(__file__).parents[2]
@@ -19,15 +18,10 @@ WITH_TARGET = sorted(
 )
 
 
-def composed(*overrides, primary="prune"):
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return plain(compose(primary, list(overrides)))
-
-
 @pytest.mark.parametrize("path", WITH_TARGET)
 def test_every_yaml_gives_every_field_of_its_class_and_no_more(path):
     group, name = path.removesuffix(".yaml").split("/")
-    node = composed(f"{group}={name}")[group]
+    node = compose(f"{group}={name}")[group]
     module, _, attribute = node["_target_"].rpartition(".")
     fields = {field.name for field in dataclasses.fields(getattr(import_module(module), attribute))}
     assert node.keys() - {"_target_"} == fields
@@ -37,14 +31,14 @@ def test_every_yaml_gives_every_field_of_its_class_and_no_more(path):
 def test_every_choice_builds(path, tmp_path):
     group, name = path.removesuffix(".yaml").split("/")
     needs = {"model/pretrained": ["model.path=a/b"], "data/tokens": ["data.path=x"]}.get(f"{group}/{name}", [])
-    build(PruneConfig, composed(f"{group}={name}", *needs))
+    build(PruneConfig, compose(f"{group}={name}", *needs))
 
 
 def test_methods_are_one_file_one_class_one_yaml():
     files = {path.stem for path in (ROOT / "elsa/method").glob("*.py")} - {"__init__"}
     assert files == set(choices("method"))
     for name in files:
-        assert composed(f"method={name}")["method"]["_target_"].startswith(f"elsa.method.{name}.")
+        assert compose(f"method={name}")["method"]["_target_"].startswith(f"elsa.method.{name}.")
 
 
 def test_trackers_are_one_file_one_yaml():
@@ -55,24 +49,24 @@ def test_trackers_are_one_file_one_yaml():
 
 @pytest.mark.parametrize("experiment", choices("experiment"))
 def test_every_experiment_composes_and_builds(experiment):
-    build(PruneConfig, composed(f"experiment={experiment}"))
+    build(PruneConfig, compose(f"experiment={experiment}"))
 
 
 def test_an_experiment_overrides_the_defaults():
-    assert composed("experiment=quickstart")["sparsity"]["ratio"] == 0.9
+    assert compose("experiment=quickstart")["sparsity"]["ratio"] == 0.9
 
 
 def test_the_evaluate_command_builds():
-    build(EvaluateConfig, composed("checkpoint=x", primary="evaluate"))
+    build(EvaluateConfig, compose("checkpoint=x", command="evaluate"))
 
 
 def test_hub_models_and_data_are_pinned_or_known_not_to_be():
     unpinned = {"gemma_2_27b", "pretrained"}  # see the comments in these files
     for name in choices("model"):
-        revision = composed(f"model={name}", "++model.path=a/b")["model"].get("revision", "packaged")
+        revision = compose(f"model={name}", "++model.path=a/b")["model"].get("revision", "packaged")
         assert (revision in (None, "main")) == (name in unpinned), name
     for name in ("c4", "wikitext2"):
-        assert len(composed(f"data={name}")["data"]["revision"]) == 40
+        assert len(compose(f"data={name}")["data"]["revision"]) == 40
 
 
 def test_groups_are_the_nouns_of_a_run():

@@ -1,12 +1,12 @@
 import pytest
 
+from elsa.config.compose import compose
 from elsa.config.run_id import run_name
 from elsa.config.schema import PruneConfig, build
-from tests.config.test_config_files import composed
 
 
 def name(*overrides):
-    config = composed(*overrides)
+    config = compose(*overrides)
     return run_name(build(PruneConfig, config), config)
 
 

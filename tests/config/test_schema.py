@@ -1,13 +1,13 @@
 import pytest
 
+from elsa.config.compose import compose
 from elsa.config.schema import PruneConfig, build
 from elsa.errors import UserError
-from tests.config.test_config_files import composed
 
 
 def refuse(match, *overrides):
     with pytest.raises(UserError, match=match) as caught:
-        build(PruneConfig, composed(*overrides)).check()
+        build(PruneConfig, compose(*overrides)).check()
     assert "\n" not in str(caught.value)
 
 
@@ -34,6 +34,8 @@ def refuse(match, *overrides):
         (["model=pretrained", "model.path=./nope"], r"model\.path=\./nope: no such folder"),
         (["model.dtype=fp32"], r"model\.dtype=fp32: known: float32"),
         (["device=cuda:7"], r"device=cuda:7: known here: auto, cpu"),
+        (["~tracker", "+tracker=5"], r"tracker=5: pick a choice"),
+        (["eval.sets=5"], r"eval\.sets=5: .*dict"),
         (["eval.windows=0"], r"eval\.windows=0: at least 1"),
         (["method=finetuned", "method.start=spasegpt"], r"method\.start=spasegpt: did you mean 'sparsegpt'"),
         (["method._target_=os.system"], r"method\._target_=os\.system: no dataclass of this package"),
@@ -46,5 +48,5 @@ def test_what_cannot_run_is_refused_in_one_line_with_key_value_and_remedy(overri
 
 
 def test_objects_hold_what_the_config_says():
-    run = build(PruneConfig, composed("training.learning_rate=3e-4", "penalty=cosine", "penalty.end=0.2", "seed=7"))
+    run = build(PruneConfig, compose("training.learning_rate=3e-4", "penalty=cosine", "penalty.end=0.2", "seed=7"))
     assert (run.training.learning_rate, run.penalty.end, run.seed) == (3e-4, 0.2, 7)

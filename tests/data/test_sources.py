@@ -49,7 +49,7 @@ def test_missing_files_and_splits_are_refused_before_work():
 def test_offline_a_hub_data_set_fails_at_once_and_names_the_file():
     source = HubText(
         sequence_length=8, repository="some/data", revision="abc", train="train.json.gz", validation="v", test="t",
-        join=" ", documents_used=None,
+        join_train=None, join=" ", documents_used=None,
     )  # fmt: skip
     with pytest.raises(UserError, match=r"train=train\.json\.gz: not in the cache.*some/data.*data=text"):
         source.check("train")
@@ -61,8 +61,8 @@ def test_a_cached_hub_file_is_read_offline(tmp_path, monkeypatch):
     monkeypatch.setattr("elsa.data.sources.hf_hub_download", lambda **arguments: str(path))
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     source = HubText(
-        sequence_length=8, repository="some/data", revision="abc", train="x", validation="x", test="x", join=" ",
-        documents_used=2,
+        sequence_length=8, repository="some/data", revision="abc", train="x", validation="x", test="x",
+        join_train=None, join=" ", documents_used=2,
     )  # fmt: skip
     assert source.documents("train") == ["a", "b", "c"]
     assert source.documents("test") == ["a b"]

@@ -1,0 +1,75 @@
+"""What ADMM adds to a training step: the same loop with and without it, in turns; ratio of the medians.
+
+python scripts/bench/admm_overhead.py [--model tiny] [--interval 32] [--rounds 10]
+"""
+
+import argparse
+import copy
+import statistics
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from elsa.admm.engine import Admm
+from elsa.admm.loop import Constraint, NoConstraint, Training, train
+from elsa.admm.penalty import Constant
+from elsa.config.compose import compose
+from elsa.config.schema import PruneConfig, build
+from elsa.model.prunable import prunable_weights
+from elsa.sparsity.pattern import Pattern
+
+
+def seconds_a_step(with_admm: bool, options: argparse.Namespace, model: torch.nn.Module) -> Iterator[float]:
+    """A generator of timings: each `next` trains one interval and yields seconds a step."""
+    training = Training(
+        steps=options.interval, batch_size=options.batch, accumulation=1, optimizer="adam", learning_rate=1e-4,
+        warmup_steps=0, decay_fraction=0.0, beta1=0.9, beta2=0.95, gradient_clip=1.0, autocast="bfloat16",
+    )  # fmt: skip
+    optimizer = training.make_optimizer(model)
+    constraint: Constraint = NoConstraint()
+    if with_admm:
+        constraint = Admm(
+            prunable_weights(model), optimizer, Pattern(pattern="unstructured", ratio=0.9), Constant(value=0.01),
+            steps=options.interval * (options.rounds + 1), interval=options.interval, objective_aware=True,
+        )  # fmt: skip
+    shape = (options.interval * options.batch, options.length)
+    windows = torch.randint(0, model.config.vocab_size, shape, generator=torch.Generator().manual_seed(0))
+    while True:
+        start = time.perf_counter()
+        train(model, optimizer, windows.int(), training, constraint, lambda step, metrics: None)
+        yield (time.perf_counter() - start) / options.interval
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="tiny", help="a choice of conf/model")
+    parser.add_argument("--interval", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=10, help="timed intervals of each kind, after one of warm-up")
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--length", type=int, default=256)
+    options = parser.parse_args()
+
+    run = build(PruneConfig, compose(f"model={options.model}"))
+    model, _ = run.model.load(Path(run.paths.cache), "cpu")
+    kinds = {
+        "without": seconds_a_step(False, options, copy.deepcopy(model)),
+        "with": seconds_a_step(True, options, model),
+    }
+    times: dict[str, list[float]] = {name: [] for name in kinds}
+    for turn in range(options.rounds + 1):
+        for name, timings in kinds.items():
+            seconds = next(timings)
+            if turn:
+                times[name].append(seconds)
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    print(f"{options.model}, {options.batch} x {options.length} tokens a step, interval {options.interval}")
+    for name, value in medians.items():
+        low, high = (1e3 * bound(times[name]) for bound in (min, max))
+        print(f"  {name:<8} {value * 1e3:8.1f} ms a step (from {low:.1f} to {high:.1f})")
+    print(f"  ratio    {medians['with'] / medians['without']:.3f}")
+
+
+if __name__ == "__main__":
+    main()
