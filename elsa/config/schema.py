@@ -142,7 +142,7 @@ def _value(value: Any, hint: Any, key: str) -> Any:
     if dataclasses.is_dataclass(hint) and isinstance(value, dict):
         return build(hint, value, key)
     if any(kind.__module__.startswith("elsa.") for kind in typing.get_args(hint) or (hint,)):
-        raise UserError(f"{key}={_shown(value)}: pick a choice of the config group (elsa --help lists them)")
+        raise UserError(f"{key}={_shown(value)}: a group of keys is wanted; elsa --help lists the choices")
     try:
         return TypeAdapter(hint).validate_python(value, strict=True)
     except ValidationError as error:

@@ -34,7 +34,6 @@ def refuse(match, *overrides):
         (["model=pretrained", "model.path=./nope"], r"model\.path=\./nope: no such folder"),
         (["model.dtype=fp32"], r"model\.dtype=fp32: known: float32"),
         (["device=cuda:7"], r"device=cuda:7: known here: auto, cpu"),
-        (["~tracker", "+tracker=5"], r"tracker=5: pick a choice"),
         (["eval.sets=5"], r"eval\.sets=5: .*dict"),
         (["eval.windows=0"], r"eval\.windows=0: at least 1"),
         (["method=finetuned", "method.start=spasegpt"], r"method\.start=spasegpt: did you mean 'sparsegpt'"),
@@ -45,6 +44,11 @@ def refuse(match, *overrides):
 )
 def test_what_cannot_run_is_refused_in_one_line_with_key_value_and_remedy(overrides, message):
     refuse(message, *overrides)
+
+
+def test_a_value_where_a_group_belongs_is_refused():
+    with pytest.raises(UserError, match="tracker=5: a group of keys is wanted"):
+        build(PruneConfig, compose() | {"tracker": 5})
 
 
 def test_objects_hold_what_the_config_says():

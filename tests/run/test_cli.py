@@ -149,7 +149,7 @@ def test_cfg_job_prints_the_resolved_run_and_starts_nothing(elsa):
     ("arguments", "line"),
     [
         (["method=wnda"], "method=wnda: no such choice; did you mean 'wanda'?"),
-        (["sparsity=2_4"], "sparsity=2_4: no such choice; did you mean '2of4'?"),
+        (["sparsity=2_4"], "sparsity=2_4: no such choice; known: 2of4, "),
         (["model=null"], "model=null: no such choice; known: "),
         (["methd=wanda"], "methd: no such key; did you mean 'method'?"),
         (["training.stps=3"], "training.stps: no such key; did you mean 'steps'?"),
