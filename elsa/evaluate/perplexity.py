@@ -49,11 +49,14 @@ class Perplexity:
             except UserError as error:
                 raise UserError(f"sets.{name}.{error}") from error
 
-    def evaluate(self, model: nn.Module, reader: WindowReader) -> dict[str, dict]:
-        """Perplexity with its protocol for every set, as JSON."""
+    def read(self, reader: WindowReader) -> dict[str, torch.Tensor]:
+        """The windows of every set: read before the work starts, so that what is missing costs nothing."""
+        return {name: reader.evaluation(source, self.split, self.windows) for name, source in self.sets.items()}
+
+    def evaluate(self, model: nn.Module, held_out: dict[str, torch.Tensor]) -> dict[str, dict]:
+        """Perplexity with its protocol for every set of `windows_NL`, as JSON."""
         results = {}
-        for name, source in self.sets.items():
-            windows = reader.evaluation(source, self.split, self.windows)
+        for name, windows in held_out.items():
             loss = mean_loss(model, windows, self.autocast)
             count, length = windows.shape
             if self.formula == "official":

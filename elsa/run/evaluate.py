@@ -25,7 +25,7 @@ def evaluate(composed: DictConfig) -> None:
     cache = Path(run.paths.cache)
     model, tokenizer = source.load(cache, resolved_device(run.device))
     reader = WindowReader(tokenizer=tokenizer, cache=cache, begin_with_bos=run.begin_with_bos)
-    scores = run.eval.evaluate(model, reader)
+    scores = run.eval.evaluate(model, run.eval.read(reader))
     weights = {path.name: file_hash(path) for path in sorted(run.model_folder.glob("*.safetensors"))}
     record = {"weights_sha256": weights, "perplexity": scores, "config": config, "environment": environment()}
     path = Path(run.paths.outputs) / "evaluations" / f"{content_hash([weights, scores])}.json"

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
+from torch import nn
+from transformers import PreTrainedTokenizerFast
 
 from elsa.checkpoint.saving import check_pattern, count_zeros, save
 from elsa.config.run_id import method_name, run_name
@@ -20,6 +22,7 @@ from elsa.method import Task
 from elsa.method.dense import Dense
 from elsa.model.prunable import Coverage, PrunableWeight, prunable_weights
 from elsa.report.record import environment, read_record, write_record
+from elsa.track import Tracker
 from elsa.track.memory import peak_bytes, reset_peak
 
 _DENSE = {"_target_": "elsa.method.dense.Dense"}
@@ -55,56 +58,68 @@ def _run_once(run: PruneConfig, config: dict, covered: Coverage) -> Path:
 
 def _run(run: PruneConfig, config: dict, covered: Coverage, folder: Path) -> None:
     seconds: dict[str, float] = {}
-    hashes: dict[str, str] = {}
     device, cache = resolved_device(run.device), Path(run.paths.cache)
     random.seed(run.seed)
     torch.manual_seed(run.seed)
     write_json(folder / "config.json", config)
     with _timed(seconds, "load"):
         model, tokenizer = run.model.load(cache, device)
-    reader = WindowReader(tokenizer=tokenizer, cache=cache, begin_with_bos=run.model.begin_with_bos)
+        reader = WindowReader(tokenizer=tokenizer, cache=cache, begin_with_bos=run.model.begin_with_bos)
+        held_out = run.eval.read(reader)
     tracker = run.tracker.open(folder, folder.name, config)
+    summary: dict[str, float] = {}
+    try:
+        outcome = _prune(run, model, reader, tracker, seconds)
+        with _timed(seconds, "save"):
+            sparsity = _save_and_count(run, model, tokenizer, folder)
+        with _timed(seconds, "evaluate"):
+            perplexity = run.eval.evaluate(model, held_out)
+        summary = {f"perplexity/{name}": score["perplexity"] for name, score in perplexity.items()}
+    finally:
+        tracker.close(summary)
+    identity = {"name": folder.name, "model": run.model.name, "method": method_name(config["method"])}
+    record = identity | {"seed": run.seed, "perplexity": perplexity, "sparsity": sparsity} | outcome
+    record |= {"coverage": dataclasses.asdict(covered), "device": device}
+    record |= {"seconds": {phase: round(value, 3) for phase, value in seconds.items()}}
+    write_record(folder, record | {"config": config, "environment": environment()})
+
+
+def _prune(
+    run: PruneConfig, model: nn.Module, reader: WindowReader, tracker: Tracker, seconds: dict[str, float]
+) -> dict:
+    """Apply the method; its facts, the hashes of the data it saw, and its peak memory."""
+    hashes: dict[str, str] = {}
+    device = resolved_device(run.device)
 
     def windows(count: int) -> torch.Tensor:
         with _timed(seconds, "data"):
             found = reader.training(run.data, count, run.seed)
-        hashes[f"train[{count}]"] = windows_hash(found)
+            hashes[f"train[{count}]"] = windows_hash(found)
         return found
 
+    task = Task(pattern=run.sparsity, training=run.training, penalty=run.penalty, windows=windows, log=tracker.log)
     reset_peak(device)
     with _timed(seconds, "prune"):
-        task = Task(
-            pattern=run.sparsity, training=run.training, penalty=run.penalty, windows=windows, log=tracker.log
-        )  # fmt: skip
         facts = run.method.apply(model, task)
     seconds["prune"] -= seconds.get("data", 0.0)
-    peak = peak_bytes(device)
+    return {"facts": facts, "data_sha256": hashes, "peak_memory_bytes": peak_bytes(device)}
+
+
+def _save_and_count(run: PruneConfig, model: nn.Module, tokenizer: PreTrainedTokenizerFast, folder: Path) -> dict:
+    """Save unless the model is the dense one; count zeros in the saved file and hold them against the pattern."""
     weights = prunable_weights(model)
-    with _timed(seconds, "save"):
-        if isinstance(run.method, Dense):
-            counts = {name: _count(weight) for name, weight in weights.items()}
-        else:
-            save(model, tokenizer, folder / "model")
-            counts = count_zeros(folder / "model", list(weights))
-            if "sparsity" in run.method.reads:
-                transposed = {name: weight.transposed for name, weight in weights.items()}
-                check_pattern(folder / "model", transposed, run.sparsity)
-    with _timed(seconds, "evaluate"):
-        perplexity = run.eval.evaluate(model, reader)
+    pruned = "sparsity" in run.method.reads
+    if isinstance(run.method, Dense):
+        counts = {name: _count(weight) for name, weight in weights.items()}
+    else:
+        save(model, tokenizer, folder / "model")
+        counts = count_zeros(folder / "model", list(weights))
+    if pruned:
+        transposed = {name: weight.transposed for name, weight in weights.items()}
+        check_pattern(folder / "model", transposed, run.sparsity)
     zeros, numel = (sum(count[key] for count in counts.values()) for key in ("zeros", "numel"))
-    asked = run.sparsity.sparsity if "sparsity" in run.method.reads else 0.0
-    tracker.close({f"perplexity/{name}": score["perplexity"] for name, score in perplexity.items()})
-    write_record(
-        folder,
-        {
-            "name": folder.name, "model": run.model.name, "method": method_name(config["method"]), "seed": run.seed,
-            "perplexity": perplexity,
-            "sparsity": {"asked": asked, "counted": zeros / numel, "zeros": zeros, "numel": numel, "tensors": counts},
-            "coverage": dataclasses.asdict(covered), "facts": facts, "data_sha256": hashes,
-            "seconds": {name: round(value, 3) for name, value in seconds.items()}, "peak_memory_bytes": peak,
-            "device": device, "config": config, "environment": environment(),
-        },
-    )  # fmt: skip
+    asked = run.sparsity.sparsity if pruned else 0.0
+    return {"asked": asked, "counted": zeros / numel, "zeros": zeros, "numel": numel, "tensors": counts}
 
 
 def _count(weight: PrunableWeight) -> dict[str, int]:

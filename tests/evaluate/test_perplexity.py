@@ -18,8 +18,8 @@ def source(tmp_path, windows):
 
 def evaluate(model, source, tmp_path, **changes):
     settings = {"sets": {"ids": source}, "split": "test", "windows": None, "formula": "standard", "autocast": "none"}
-    reader = WindowReader(tokenizer=None, cache=tmp_path)
-    return Perplexity(**settings | changes).evaluate(model, reader)["ids"]
+    perplexity = Perplexity(**settings | changes)
+    return perplexity.evaluate(model, perplexity.read(WindowReader(tokenizer=None, cache=tmp_path)))["ids"]
 
 
 def test_perplexity_is_exp_of_the_loss_over_scored_targets(model, windows, source, tmp_path):
