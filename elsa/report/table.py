@@ -2,32 +2,36 @@
 
 from rich.table import Table
 
+_TEXT = ("model", "method")  # columns of words, aligned left
+
 
 def columns(records: list[dict]) -> tuple[list[str], list[list[str]]]:
-    """Headers and rows: method, sparsity as counted, perplexity of every set, seconds, peak memory.
+    """Headers and rows: method, sparsity as counted, perplexity of every set, tokens, seconds, peak memory.
 
-    Seconds and memory are those of the pruning itself (training or calibration included, loading and evaluation not).
-    A cell that a record lacks reads `--`.
+    Tokens, seconds and memory are those of the pruning itself, calibration or training included; loading and
+    evaluation are not. Several models get a column of their own. A cell that a record lacks reads `--`.
     """
     sets = list(dict.fromkeys(name for record in records for name in record["perplexity"]))
-    headers = ["model", "method", "sparsity"] + [f"perplexity {name}" for name in sets] + ["seconds", "peak memory"]
+    several = len({record["model"] for record in records}) > 1
+    headers = ["method", "sparsity", *(f"perplexity {name}" for name in sets), "tokens", "seconds", "peak memory"]
     rows = []
     for record in records:
         scores = [record["perplexity"].get(name) for name in sets]
-        rows.append(
-            [record["model"], record["method"], f"{record['sparsity']['counted']:.4%}"]
-            + [f"{score['perplexity']:,.2f}" if score else "--" for score in scores]
-            + [f"{record['seconds']['prune']:,.1f}", f"{record['peak_memory_bytes'] / 2**30:.2f} GiB"]
-        )
-    return headers, rows
+        facts = record["facts"]
+        tokens = facts.get("calibration_tokens", 0) + facts.get("training_tokens", 0)
+        row = [record["method"], f"{record['sparsity']['counted']:.4%}"]
+        row += [f"{score['perplexity']:,.2f}" if score else "--" for score in scores]
+        row += [f"{tokens:,}", f"{record['seconds']['prune']:,.1f}", f"{record['peak_memory_bytes'] / 2**30:.2f} GiB"]
+        rows.append([record["model"], *row] if several else row)
+    return (["model", *headers] if several else headers), rows
 
 
 def rich_table(records: list[dict]) -> Table:
     """The table for a terminal."""
     headers, rows = columns(records)
-    table = Table()
+    table = Table(title=None if "model" in headers else records[0]["model"])
     for header in headers:
-        table.add_column(header, justify="left" if header in ("model", "method") else "right")
+        table.add_column(header, justify="left" if header in _TEXT else "right")
     for row in rows:
         table.add_row(*row)
     return table
@@ -36,5 +40,5 @@ def rich_table(records: list[dict]) -> Table:
 def markdown_table(records: list[dict]) -> str:
     """The same table as Markdown."""
     headers, rows = columns(records)
-    align = ["---" if header in ("model", "method") else "---:" for header in headers]
+    align = ["---" if header in _TEXT else "---:" for header in headers]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in [headers, align, *rows]) + "\n"

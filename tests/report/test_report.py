@@ -6,23 +6,29 @@ from elsa.report.record import read_record, write_record
 from elsa.report.table import columns, markdown_table
 
 
-def record(method, sparsity, **perplexity):
+def record(method, sparsity, model="tiny", **perplexity):
     return {
-        "model": "tiny", "method": method, "sparsity": {"counted": sparsity}, "seconds": {"prune": 1234.56},
+        "model": model, "method": method, "sparsity": {"counted": sparsity}, "seconds": {"prune": 1234.56},
         "perplexity": {name: {"perplexity": value} for name, value in perplexity.items()},
-        "peak_memory_bytes": 3 * 2**29,
+        "facts": {"calibration_tokens": 1000, "training_tokens": 500}, "peak_memory_bytes": 3 * 2**29,
     }  # fmt: skip
 
 
 def test_the_table_shows_counted_sparsity_and_marks_what_is_missing():
     headers, rows = columns([record("dense", 0.0, a=10.0, b=20.0), record("wanda", 0.700012, a=1234.5)])
-    assert headers == ["model", "method", "sparsity", "perplexity a", "perplexity b", "seconds", "peak memory"]
-    assert rows[1] == ["tiny", "wanda", "70.0012%", "1,234.50", "--", "1,234.6", "1.50 GiB"]
+    assert headers == ["method", "sparsity", "perplexity a", "perplexity b", "tokens", "seconds", "peak memory"]
+    assert rows[1] == ["wanda", "70.0012%", "1,234.50", "--", "1,500", "1,234.6", "1.50 GiB"]
+
+
+def test_several_models_get_a_column():
+    headers, rows = columns([record("dense", 0.0, a=1.0), record("dense", 0.0, model="other", a=1.0)])
+    assert headers[0] == "model"
+    assert [row[0] for row in rows] == ["tiny", "other"]
 
 
 def test_markdown_has_a_line_a_record():
     lines = markdown_table([record("dense", 0.0, a=10.0), record("wanda", 0.7, a=12.0)]).splitlines()
-    assert lines[1] == "| --- | --- | ---: | ---: | ---: | ---: |"
+    assert lines[1] == "| --- | ---: | ---: | ---: | ---: | ---: |"
     assert len(lines) == 4
 
 

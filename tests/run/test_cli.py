@@ -104,7 +104,7 @@ def test_a_multirun_ends_with_table_and_picture(elsa):
     assert code == 0, err
     assert len(records()) == 5
     table = next(Path().glob("outputs/comparisons/*/table.md")).read_text()
-    assert [line.split("|")[2].strip() for line in table.splitlines()[2:]] == [
+    assert [line.split("|")[1].strip() for line in table.splitlines()[2:]] == [
         "dense", "wanda", "wanda", "sparsegpt", "sparsegpt",
     ]  # fmt: skip
     picture = next(Path().glob("outputs/comparisons/*/perplexity.png"))
