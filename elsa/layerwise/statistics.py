@@ -30,3 +30,10 @@ def upper_inverse_factor(gram_II: torch.Tensor) -> torch.Tensor:
     """
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram_II))
     return torch.linalg.cholesky(inverse, upper=True)
+
+
+def normalised(gram_II: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """G scaled to unit diagonal, and the norms of the inputs: the preconditioning of ALPS and L-ADMM."""
+    norm = gram_II.diagonal().sqrt()
+    norm = torch.where(norm == 0, 1, norm)
+    return gram_II / norm / norm[:, None], norm

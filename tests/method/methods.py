@@ -1,9 +1,11 @@
 """Every method with settings for models of a few thousand weights."""
 
 from elsa.admm.loop import Training
+from elsa.method.alps import Alps
 from elsa.method.dense import Dense
 from elsa.method.elsa import Elsa
 from elsa.method.finetuned import FineTuned
+from elsa.method.l_admm import LAdmm
 from elsa.method.magnitude import Magnitude
 from elsa.method.sparsegpt import SparseGPT
 from elsa.method.wanda import Wanda
@@ -18,6 +20,16 @@ METHODS = {
     "magnitude": Magnitude(match_reference=False),
     "wanda": Wanda(calibration_windows=8),
     "sparsegpt": SparseGPT(calibration_windows=8, damping=0.01, block_size=16, match_reference=False),
+    "alps": Alps(
+        calibration_windows=8,
+        damping=0.01,
+        rho=0.1,
+        iterations=300,
+        update_interval=3,
+        refine_iterations=10,
+        refine_tolerance=1e-4,
+    ),
+    "l_admm": LAdmm(calibration_windows=8, damping=0.1, iterations=20, mask_iterations=15, match_reference=False),
     "elsa": Elsa(interval=2, projection="objective_aware"),
     "finetuned": FineTuned(start=Wanda(calibration_windows=8)),
 }

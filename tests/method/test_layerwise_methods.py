@@ -4,9 +4,11 @@ import pytest
 import torch
 
 from elsa.layerwise.statistics import damped
+from elsa.method.alps import conjugate_gradients
 from elsa.method.sparsegpt import SparseGPT
 from elsa.method.wanda import Wanda
 from elsa.sparsity.pattern import Pattern
+from tests.method.methods import METHODS
 
 
 def layer(outputs=12, inputs=32, tokens=100):
@@ -76,3 +78,31 @@ def test_match_reference_prunes_one_more_a_block():
     official = prune(sparsegpt(match_reference=True), weight, inputs, pattern)
     assert int((exact == 0).sum()) == 192
     assert int((official == 0).sum()) == 192 + 32 // 8
+
+
+@pytest.mark.parametrize("pattern", [Pattern(pattern="unstructured", ratio=0.6), Pattern(pattern="2:4", ratio=None)])
+@pytest.mark.parametrize("name", ["alps", "l_admm"])
+def test_admm_reconstructs_better_than_sparsegpt(name, pattern):
+    weight, inputs = layer()
+
+    def error(pruned):
+        return float(((weight - pruned) @ inputs.t()).square().sum())
+
+    pruned = prune(METHODS[name], weight, inputs, pattern)
+    assert int((pruned == 0).sum()) == pattern.zeros(weight.numel())
+    assert error(pruned) < error(prune(sparsegpt(), weight, inputs, pattern))
+
+
+def test_conjugate_gradients_solve_each_row_on_its_support():
+    weight, inputs = layer()
+    gram = damped(inputs.t() @ inputs / 100, 0.1)
+    scale = gram.diagonal().sqrt()
+    gram = gram / scale / scale[:, None]
+    start = weight * (torch.rand(weight.shape, generator=torch.Generator().manual_seed(1)) < 0.5)
+    right = weight @ gram
+    solved = conjugate_gradients(gram, right, start, iterations=200, tolerance=1e-7)
+    for row in range(12):
+        support = start[row].nonzero().flatten()
+        exact = torch.linalg.solve(gram[support][:, support].double(), right[row, support].double())
+        torch.testing.assert_close(solved[row, support].double(), exact, rtol=1e-3, atol=1e-4)
+    assert torch.equal(solved != 0, start != 0)

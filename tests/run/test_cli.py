@@ -134,7 +134,7 @@ def test_help_lists_commands_groups_and_choices(elsa):
         code, out, _ = elsa(*arguments, model=False)
         assert code == 0
         assert "evaluate" in out
-        assert "dense, elsa, finetuned, magnitude, sparsegpt, wanda" in out
+        assert "alps, dense, elsa, finetuned, l_admm, magnitude, sparsegpt, wanda" in out
 
 
 def test_cfg_job_prints_the_resolved_run_and_starts_nothing(elsa):
@@ -176,6 +176,8 @@ def test_every_knob_changes_the_result(elsa):
         "elsa": TRAINING,
         "sparsegpt": [*small, "method.block_size=16"],
         "wanda": small,
+        "alps": small,
+        "l_admm": small,
         "finetuned": [change for change in TRAINING if not change.startswith("method")] + ["method.start=magnitude"],
     }
     changes = {
@@ -191,6 +193,13 @@ def test_every_knob_changes_the_result(elsa):
             "sparsity=2of4",
         ],
         "wanda": ["method.calibration_windows=1", "model.begin_with_bos=true", "model.dtype=bfloat16"],
+        "alps": [
+            "method.damping=1.0", "method.rho=1.0", "method.iterations=3", "method.update_interval=5",
+            "method.refine_iterations=2", "method.refine_tolerance=0.5",
+        ],
+        "l_admm": [
+            "method.damping=1.0", "method.iterations=30", "method.mask_iterations=5", "method.match_reference=true",
+        ],
         "finetuned": ["method.start=dense"],
     }  # fmt: skip
     for method, its_changes in changes.items():

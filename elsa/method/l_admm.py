@@ -1,0 +1,70 @@
+"""L-ADMM: layer-wise ADMM with a gradual mask (arXiv:2401.02938)."""
+
+from dataclasses import dataclass
+
+import torch
+
+from elsa.errors import require
+from elsa.layerwise.statistics import add_to_gram, empty_gram, normalised
+from elsa.method import LayerwiseMethod
+from elsa.sparsity.pattern import Pattern
+from elsa.sparsity.selection import keep_largest
+
+
+@dataclass(frozen=True, kw_only=True)
+class LAdmm(LayerwiseMethod):
+    """minimise ‖XW − XD‖² over D in the pattern, on inputs of unit norm (Alg. 1 and 2).
+
+    In the first `mask_iterations` of `iterations` the mask is chosen anew, at a sparsity that rises by the cubic
+    schedule s_t = s · (1 − (1 − t/T)³); then it stays and the weights settle. `damping`: share of the diagonal that is
+    added to the Gram matrix. Differences to the reference code: by default that projects at the final sparsity from
+    the first iteration on, as `match_reference` does; N:M means `keep:group` for every group.
+    """
+
+    damping: float
+    iterations: int
+    mask_iterations: int
+    match_reference: bool
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(self.damping > 0, "damping", self.damping, "positive, for example 0.1")
+        require(self.iterations >= 1, "iterations", self.iterations, "at least 1")
+        within = 1 <= self.mask_iterations <= self.iterations
+        require(within, "mask_iterations", self.mask_iterations, f"from 1 to iterations={self.iterations}")
+
+    def init_statistics(self, weight_OI: torch.Tensor) -> torch.Tensor:
+        return empty_gram(weight_OI)
+
+    def update_statistics(self, statistics: torch.Tensor, inputs_TI: torch.Tensor) -> None:
+        add_to_gram(statistics, inputs_TI)
+
+    def prepare(self, statistics: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Normalised Gram matrix with damping, its inverse at ρ = 1, the inputs' norms, and the dead inputs."""
+        gram, norm = normalised(statistics)
+        gram.diagonal().add_(self.damping * gram.diagonal().mean())
+        shifted = gram + torch.eye(len(gram), device=gram.device)
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(shifted))
+        return gram, inverse, norm, statistics.diagonal() == 0
+
+    def prune(self, weight_OI: torch.Tensor, prepared: tuple, pattern: Pattern) -> torch.Tensor:
+        gram, inverse, norm, dead = prepared
+        weight = weight_OI.masked_fill(dead, 0) * norm
+        right = weight @ gram
+        dual = torch.zeros_like(weight)
+        for step in range(self.iterations):
+            candidate = weight + dual
+            if step < self.mask_iterations:
+                kept = self._mask(candidate, step, pattern)
+            sparse = candidate * kept
+            dual = candidate - sparse
+            weight = (right + sparse - dual) @ inverse
+        return (weight + dual) * kept / norm
+
+    def _mask(self, candidate_OI: torch.Tensor, step: int, pattern: Pattern) -> torch.Tensor:
+        score = candidate_OI.square()
+        if pattern.group is not None or self.match_reference:
+            return pattern.mask(score)
+        remaining = 1 - (step + 1) / self.mask_iterations
+        zeros = round(pattern.zeros(score.numel()) * (1 - remaining**3))
+        return keep_largest(score, score.numel() - zeros)
