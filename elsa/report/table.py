@@ -1,5 +1,8 @@
 """The comparison table of a few runs, for the console and as Markdown."""
 
+import sys
+
+from rich.console import Console
 from rich.table import Table
 
 _TEXT = ("model", "method")  # columns of words, aligned left
@@ -26,15 +29,15 @@ def columns(records: list[dict]) -> tuple[list[str], list[list[str]]]:
     return (["model", *headers] if several else headers), rows
 
 
-def rich_table(records: list[dict]) -> Table:
-    """The table for a terminal."""
+def print_table(records: list[dict]) -> None:
+    """Print the table; where output is no terminal it is wide enough for whole words."""
     headers, rows = columns(records)
     table = Table(title=None if "model" in headers else records[0]["model"])
     for header in headers:
         table.add_column(header, justify="left" if header in _TEXT else "right")
     for row in rows:
         table.add_row(*row)
-    return table
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
 
 
 def markdown_table(records: list[dict]) -> str:

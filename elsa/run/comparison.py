@@ -5,12 +5,11 @@ from pathlib import Path
 from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
-from rich.console import Console
 
 from elsa.files import content_hash, write_atomically
 from elsa.report.figure import perplexity_figure
 from elsa.report.record import read_record
-from elsa.report.table import markdown_table, rich_table
+from elsa.report.table import markdown_table, print_table
 
 
 class Comparison(Callback):
@@ -30,5 +29,5 @@ class Comparison(Callback):
         outputs = Path(config.paths.outputs) / "comparisons" / content_hash([record["name"] for record in records])
         write_atomically(outputs / "table.md", lambda temporary: temporary.write_text(markdown_table(records)))
         perplexity_figure(records, outputs / "perplexity.png")
-        Console().print(rich_table(records))
+        print_table(records)
         print(f"table   {outputs / 'table.md'}\npicture {outputs / 'perplexity.png'}", flush=True)

@@ -49,7 +49,7 @@ def _run_once(run: PruneConfig, config: dict, covered: Coverage) -> Path:
             if read_record(folder) is None:
                 print(f"{folder}: running", flush=True)
                 _run(run, config, covered, folder)
-            else:
+            elif not isinstance(run.method, Dense):
                 print(f"{folder}: finished before, not run again (delete the folder to do so)", flush=True)
     except Timeout as error:
         raise UserError(f"{folder}: another process is running this very run") from error
