@@ -142,6 +142,7 @@ class PackagedGguf(ModelSource):
 
     def _convert(self, folder: Path) -> None:
         """Write fp32 safetensors; rebuilt without the quantisation mark, which forbids any change of dtype."""
+        print(f"{self.name}: converting {self.file} to safetensors, once, in about half a minute", flush=True)
         package = importlib.util.find_spec(self.package).submodule_search_locations[0]
         where = {"pretrained_model_name_or_path": package, "gguf_file": self.file}
         quantised = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)

@@ -80,6 +80,9 @@ class Coverage:
     def share(self) -> float:
         return self.prunable / self.total
 
+    def __str__(self) -> str:
+        return f"{self.share:.1%} of {self.total:,} block weights are prunable"
+
     def check(self) -> None:
         """Raise `UserError` with the names of what was not reached if the share is below 95 %."""
         if self.share < MINIMUM_COVERAGE:

@@ -47,7 +47,7 @@ def _run_once(run: PruneConfig, config: dict, covered: Coverage) -> Path:
     try:
         with FileLock(folder / ".lock", timeout=0):
             if read_record(folder) is None:
-                print(f"{folder}: running", flush=True)
+                print(f"{folder}: running ({covered})", flush=True)
                 _run(run, config, covered, folder)
             elif not isinstance(run.method, Dense):
                 print(f"{folder}: finished before, not run again (delete the folder to do so)", flush=True)

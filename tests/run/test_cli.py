@@ -47,6 +47,7 @@ def test_elsa_prunes_saves_counts_evaluates_and_records(elsa, tmp_path):
     code, out, _ = elsa("method=elsa", "sparsity.ratio=0.9", "penalty=cosine", *TRAINING)
     assert code == 0
     assert "90.0" in out
+    assert "100.0% of 15,360 block weights are prunable" in out
     folder, record = of("elsa")
     assert record["sparsity"]["asked"] == 0.9
     assert record["sparsity"]["counted"] == pytest.approx(0.9, abs=1e-3)
