@@ -1,7 +1,7 @@
 """Prune block after block: statistics of the inputs, prune every linear layer, run the pruned block, go on.
 
-A pruner is three or four verbs and no loop. Layers that get the same input (q, k and v; gate and up) are recognised
-by the identity of the tensor, and share one statistic and whatever is computed from it.
+A layer-wise pruner is three or four verbs and no loop. Layers that get the same input (q, k and v; gate and up) are
+recognised by the identity of the tensor, and share one statistic and whatever is computed from it.
 
 Shapes: T tokens, O outputs and I inputs of a linear layer.
 """
@@ -21,10 +21,20 @@ if TYPE_CHECKING:
     from elsa.model.prunable import PrunableWeight
 
 
-class LayerPruner(ABC):
-    """How one layer-wise method sees a layer. The driver owns everything else."""
+class BlockPruner(ABC):
+    """How one method prunes a block, given what flows into it. The driver owns everything else."""
 
     needs_inputs = True
+
+    @abstractmethod
+    def prune_block(
+        self, replay: BlockReplay | None, index: int, layers: dict[str, "PrunableWeight"], pattern: Pattern
+    ) -> None:
+        """Prune the linear layers of block `index` in place. `replay` is None if the method needs no inputs."""
+
+
+class LayerPruner(BlockPruner):
+    """A method that prunes layer by layer: three or four verbs."""
 
     def init_statistics(self, weight_OI: torch.Tensor) -> torch.Tensor:
         """An empty statistic of a layer's inputs."""
@@ -42,13 +52,20 @@ class LayerPruner(ABC):
     def prune(self, weight_OI: torch.Tensor, prepared: Any, pattern: Pattern) -> torch.Tensor:
         """The pruned weight, fp32 [O, I]. `prepared` is None if the method needs no inputs."""
 
+    def prune_block(
+        self, replay: BlockReplay | None, index: int, layers: dict[str, "PrunableWeight"], pattern: Pattern
+    ) -> None:
+        groups = [(list(layers), None)] if replay is None else collect(replay, index, layers, self)
+        for names, statistics in groups:
+            prune_group({name: layers[name] for name in names}, statistics, self, pattern)
+
 
 @torch.no_grad()
 def prune_blocks(
     model: nn.Module,
     blocks: nn.ModuleList,
     weights: list[dict[str, "PrunableWeight"]],
-    pruner: LayerPruner,
+    pruner: BlockPruner,
     pattern: Pattern,
     windows_NL: torch.Tensor | None,
 ) -> None:
@@ -59,19 +76,15 @@ def prune_blocks(
     model.eval()
     replay = capture(model, blocks, windows_NL) if pruner.needs_inputs else None
     for index in progress(range(len(blocks)), "prune", unit="block"):
-        layers = weights[index]
-        if replay is None:
-            for weight in layers.values():
-                weight.value_OI.copy_(pruner.prune(weight.value_OI.float(), None, pattern))
-            continue
-        for names, statistics in _collect(replay, index, layers, pruner):
-            _prune_group({name: layers[name] for name in names}, statistics, pruner, pattern)
-        replay.hidden = [replay.run(index, hidden) for hidden in replay.hidden]
+        pruner.prune_block(replay, index, weights[index], pattern)
+        if replay is not None and index + 1 < len(blocks):
+            replay.hidden = [replay.run(index, hidden) for hidden in replay.hidden]
 
 
-def _prune_group(layers: dict[str, "PrunableWeight"], statistics: Any, pruner: LayerPruner, pattern: Pattern) -> None:
+def prune_group(layers: dict[str, "PrunableWeight"], statistics: Any, pruner: LayerPruner, pattern: Pattern) -> None:
+    """Prune layers that share their inputs, and so the statistic (None: the pruner needs none), in place."""
     try:
-        prepared = pruner.prepare(statistics)
+        prepared = None if statistics is None else pruner.prepare(statistics)
         for weight in layers.values():
             weight.value_OI.copy_(pruner.prune(weight.value_OI.float(), prepared, pattern))
     except torch.linalg.LinAlgError as error:
@@ -81,7 +94,7 @@ def _prune_group(layers: dict[str, "PrunableWeight"], statistics: Any, pruner: L
         ) from error
 
 
-def _collect(
+def collect(
     replay: BlockReplay, index: int, layers: dict[str, "PrunableWeight"], pruner: LayerPruner
 ) -> list[tuple[list[str], Any]]:
     """Run block `index` over all batches; return [(names of layers with the same input, their statistic)]."""

@@ -16,7 +16,7 @@ from torch import nn
 from elsa.admm.loop import Training
 from elsa.admm.penalty import Penalty
 from elsa.errors import require
-from elsa.layerwise.driver import LayerPruner, prune_blocks
+from elsa.layerwise.driver import BlockPruner, LayerPruner, prune_blocks
 from elsa.model.prunable import decoder_blocks, linear_weights
 from elsa.sparsity.pattern import Pattern
 
@@ -46,7 +46,7 @@ class Method(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LayerwiseMethod(LayerPruner, Method):
+class BlockwiseMethod(BlockPruner, Method):
     """A pruner run by the shared driver on `calibration_windows` windows of the train split."""
 
     calibration_windows: int
@@ -60,8 +60,12 @@ class LayerwiseMethod(LayerPruner, Method):
         return {"calibration_tokens": windows.numel()}
 
 
-def prune_model(model: nn.Module, pruner: LayerPruner, pattern: Pattern, windows_NL: torch.Tensor | None) -> None:
-    """Run the layer-wise driver over all blocks of `model`."""
+class LayerwiseMethod(LayerPruner, BlockwiseMethod):
+    """A block-wise method that goes layer by layer."""
+
+
+def prune_model(model: nn.Module, pruner: BlockPruner, pattern: Pattern, windows_NL: torch.Tensor | None) -> None:
+    """Run the shared driver over all blocks of `model`."""
     blocks = decoder_blocks(model)
     weights = [linear_weights(block, f"block {index}: ") for index, block in enumerate(blocks)]
     prune_blocks(model, blocks, weights, pruner, pattern, windows_NL)
