@@ -1,4 +1,4 @@
-"""Shared fixtures: random models of four families, a small trained tokenizer, and no network."""
+"""Shared fixtures: random models of eight families, a small trained tokenizer, and no network."""
 
 import os
 
@@ -15,8 +15,11 @@ from tokenizers import models as tokenizer_models
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
+    Gemma3TextConfig,
     GPT2Config,
+    GPTNeoXConfig,
     LlamaConfig,
+    MistralConfig,
     OPTConfig,
     PreTrainedTokenizerFast,
     Qwen3Config,
@@ -27,11 +30,16 @@ _SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "
 _SIZES |= {"max_position_embeddings": 64}
 _GATED = _SIZES | {"intermediate_size": 48, "num_key_value_heads": 2, "head_dim": 8}
 
+_MIXED = ["sliding_attention", "full_attention"]
+
 CONFIGS = {
     "llama": LlamaConfig(**_GATED),
     "opt": OPTConfig(**_SIZES, ffn_dim=64, word_embed_proj_dim=32, dropout=0.0),
     "gemma2": Gemma2Config(**_GATED, sliding_window=8, query_pre_attn_scalar=8),
     "qwen3": Qwen3Config(**_GATED),
+    "gemma3": Gemma3TextConfig(**_GATED, sliding_window=8, query_pre_attn_scalar=8, layer_types=_MIXED),
+    "mistral": MistralConfig(**_GATED, sliding_window=8),
+    "gpt_neox": GPTNeoXConfig(**_SIZES, intermediate_size=64),
     "gpt2": GPT2Config(n_embd=32, n_layer=2, n_head=4, n_positions=64, vocab_size=VOCABULARY),
 }
 
@@ -47,7 +55,7 @@ def random_model(family: str, seed: int = 0):
     return model
 
 
-@pytest.fixture(params=["llama", "opt", "gemma2", "qwen3"])
+@pytest.fixture(params=CONFIGS)
 def model(request):
     return random_model(request.param)
 

@@ -7,7 +7,9 @@ from elsa.method.elsa import Elsa
 from elsa.method.finetuned import FineTuned
 from elsa.method.l_admm import LAdmm
 from elsa.method.magnitude import Magnitude
+from elsa.method.safe import Safe
 from elsa.method.sparsegpt import SparseGPT
+from elsa.method.sparsellm import SparseLLM
 from elsa.method.wanda import Wanda
 
 TRAINING = Training(
@@ -30,6 +32,18 @@ METHODS = {
         refine_tolerance=1e-4,
     ),
     "l_admm": LAdmm(calibration_windows=8, damping=0.1, iterations=20, mask_iterations=15, match_reference=False),
+    "safe": Safe(
+        calibration_windows=8,
+        epochs=2,
+        learning_rate=1e-3,
+        penalty=0.1,
+        perturbation=1e-3,
+        interval=1,
+        activation_aware=True,
+    ),
+    "sparsellm": SparseLLM(
+        calibration_windows=8, damping=0.01, block_size=16, iterations=2, alpha=5.0, beta=5.0, activation_steps=2
+    ),
     "elsa": Elsa(interval=2, projection="objective_aware"),
     "finetuned": FineTuned(start=Wanda(calibration_windows=8)),
 }

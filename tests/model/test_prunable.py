@@ -7,7 +7,7 @@ from elsa.errors import UserError
 from elsa.model.prunable import coverage, decoder_blocks, prunable_weights
 from tests.conftest import random_model
 
-LINEARS = {"llama": 7, "opt": 6, "gemma2": 7, "qwen3": 7, "gpt2": 4}
+LINEARS = {"llama": 7, "opt": 6, "gemma2": 7, "qwen3": 7, "gemma3": 7, "mistral": 7, "gpt_neox": 4, "gpt2": 4}
 
 
 @pytest.mark.parametrize("family", LINEARS)

@@ -135,7 +135,7 @@ def test_help_lists_commands_groups_and_choices(elsa):
         code, out, _ = elsa(*arguments, model=False)
         assert code == 0
         assert "evaluate" in out
-        assert "alps, dense, elsa, finetuned, l_admm, magnitude, sparsegpt, wanda" in out
+        assert "alps, dense, elsa, finetuned, l_admm, magnitude, safe, sparsegpt, sparsellm, wanda" in out
 
 
 def test_cfg_job_prints_the_resolved_run_and_starts_nothing(elsa):
@@ -179,6 +179,8 @@ def test_every_knob_changes_the_result(elsa):
         "wanda": small,
         "alps": small,
         "l_admm": small,
+        "safe": [*small, "method.epochs=2", "method.interval=1", "method.penalty=1.0"],
+        "sparsellm": [*small, "method.block_size=16", "method.iterations=1"],
         "finetuned": [change for change in TRAINING if not change.startswith("method")] + ["method.start=magnitude"],
     }
     changes = {
@@ -200,6 +202,14 @@ def test_every_knob_changes_the_result(elsa):
         ],
         "l_admm": [
             "method.damping=1.0", "method.iterations=30", "method.mask_iterations=5", "method.match_reference=true",
+        ],
+        "safe": [
+            "method.epochs=3", "method.learning_rate=1e-3", "method.penalty=0.1", "method.perturbation=0.0",
+            "method.interval=2", "method.activation_aware=false",
+        ],
+        "sparsellm": [
+            "method.damping=1.0", "method.block_size=8", "method.iterations=2", "method.alpha=1.0", "method.beta=1.0",
+            "method.activation_steps=1",
         ],
         "finetuned": ["method.start=dense"],
     }  # fmt: skip
