@@ -1,5 +1,6 @@
 """SparseGPT: one-shot pruning with optimal updates of the weights that stay (arXiv:2301.00774)."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,8 @@ from elsa.layerwise.statistics import add_to_gram, damped, empty_gram, upper_inv
 from elsa.method import LayerwiseMethod
 from elsa.sparsity.pattern import Pattern
 from elsa.sparsity.selection import keep_largest, reference_threshold
+
+_AT_ONCE = 16  # columns that get each other's errors one by one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,33 +46,41 @@ class SparseGPT(LayerwiseMethod):
         self, weight_OI: torch.Tensor, prepared: tuple[torch.Tensor, torch.Tensor], pattern: Pattern
     ) -> torch.Tensor:
         factor, dead = prepared
-        weight = weight_OI.clone()
-        weight[:, dead] = 0
-        inputs = weight.shape[1]
-        for start in range(0, inputs, self.block_size):
-            end = min(start + self.block_size, inputs)
-            zeros = pattern.zeros(weight.shape[0] * end) - pattern.zeros(weight.shape[0] * start)
-            errors = self._prune_columns(weight[:, start:end], factor[start:end, start:end], start, zeros, pattern)
-            weight[:, end:] -= errors @ factor[start:end, end:]
-        return weight
+        weight = weight_OI.t().contiguous()  # [I, O]: a column of the layer is contiguous
+        weight[dead] = 0
+        inputs, outputs = weight.shape
+        group = pattern.group or 1
+        block = group * math.ceil(self.block_size / group)
+        for start in range(0, inputs, block):
+            end = min(start + block, inputs)
+            zeros = pattern.zeros(outputs * end) - pattern.zeros(outputs * start)
+            errors = self._prune_columns(weight[start:end], factor[start:end, start:end], zeros, pattern)
+            weight[end:] -= factor[start:end, end:].t() @ errors
+        return weight.t().contiguous()
 
     def _prune_columns(
-        self, columns: torch.Tensor, factor: torch.Tensor, start: int, zeros: int, pattern: Pattern
+        self, columns_IO: torch.Tensor, factor: torch.Tensor, zeros: int, pattern: Pattern
     ) -> torch.Tensor:
-        """Prune one block of columns in place; return each column's error / U_ii, to be spread to the right."""
-        diagonal = factor.diagonal()
-        kept = torch.ones_like(columns, dtype=torch.bool)
-        if pattern.group is None:
-            kept = self._choose(columns.square() / diagonal.square(), zeros, pattern)
-        errors = torch.zeros_like(columns)
-        for i in range(columns.shape[1]):
-            if pattern.group is not None and (start + i) % pattern.group == 0:
-                group = slice(i, i + pattern.group)
-                kept[:, group] = pattern.mask(columns[:, group].square() / diagonal[group].square())
-            column = columns[:, i]
-            errors[:, i] = torch.where(kept[:, i], 0, column) / diagonal[i]
-            columns[:, i + 1 :] -= torch.outer(errors[:, i], factor[i, i + 1 :])
-            columns[:, i] = torch.where(kept[:, i], column, 0)
+        """Prune a block of columns in place; return each column's error / U_ii, to be spread to the right.
+
+        Errors go to a few columns at once and to the rest of the block by one product, which is the same sum.
+        """
+        diagonal, width, group = factor.diagonal(), len(columns_IO), pattern.group
+        kept = torch.ones_like(columns_IO, dtype=torch.bool)
+        if group is None:
+            kept = self._choose((columns_IO / diagonal[:, None]).square().t(), zeros, pattern).t()
+        errors = torch.zeros_like(columns_IO)
+        few = (group or 1) * math.ceil(_AT_ONCE / (group or 1))
+        for start in range(0, width, few):
+            end = min(start + few, width)
+            for i in range(start, end):
+                if group is not None and i % group == 0:
+                    score = (columns_IO[i : i + group] / diagonal[i : i + group, None]).square()
+                    kept[i : i + group] = pattern.mask(score.t()).t()
+                errors[i] = (columns_IO[i] / diagonal[i]).masked_fill_(kept[i], 0)
+                columns_IO[i + 1 : end].addr_(factor[i, i + 1 : end], errors[i], alpha=-1)
+            columns_IO[end:] -= factor[start:end, end:].t() @ errors[start:end]
+        columns_IO.masked_fill_(~kept, 0)
         return errors
 
     def _choose(self, score: torch.Tensor, zeros: int, pattern: Pattern) -> torch.Tensor:
