@@ -81,7 +81,8 @@ def _run(run: PruneConfig, config: dict, covered: Coverage, folder: Path) -> Non
     record = identity | {"seed": run.seed, "perplexity": perplexity, "sparsity": sparsity} | outcome
     record |= {"coverage": dataclasses.asdict(covered), "device": device}
     record |= {"seconds": {phase: round(value, 3) for phase, value in seconds.items()}}
-    write_record(folder, record | {"config": config, "environment": environment()})
+    science = {group: node for group, node in config.items() if group != "paths"}  # config.json holds them too
+    write_record(folder, record | {"config": science, "environment": environment()})
 
 
 def _prune(
