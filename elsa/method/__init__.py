@@ -17,6 +17,7 @@ from elsa.admm.loop import Training
 from elsa.admm.penalty import Penalty
 from elsa.errors import require
 from elsa.layerwise.driver import BlockPruner, LayerPruner, prune_blocks
+from elsa.layerwise.statistics import add_to_gram, empty_gram
 from elsa.model.prunable import decoder_blocks, linear_weights
 from elsa.sparsity.pattern import Pattern
 
@@ -62,6 +63,16 @@ class BlockwiseMethod(BlockPruner, Method):
 
 class LayerwiseMethod(LayerPruner, BlockwiseMethod):
     """A block-wise method that goes layer by layer."""
+
+
+class GramMethod(LayerwiseMethod):
+    """A layer-wise method whose statistic is the Gram matrix of the inputs."""
+
+    def init_statistics(self, weight_OI: torch.Tensor) -> torch.Tensor:
+        return empty_gram(weight_OI)
+
+    def update_statistics(self, statistics: torch.Tensor, inputs_TI: torch.Tensor) -> None:
+        add_to_gram(statistics, inputs_TI)
 
 
 def prune_model(model: nn.Module, pruner: BlockPruner, pattern: Pattern, windows_NL: torch.Tensor | None) -> None:

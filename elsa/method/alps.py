@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 
 from elsa.errors import require
-from elsa.layerwise.statistics import add_to_gram, damped, empty_gram, normalised
-from elsa.method import LayerwiseMethod
+from elsa.layerwise.statistics import damped, normalised
+from elsa.method import GramMethod
 from elsa.sparsity.pattern import Pattern
 
 
@@ -27,7 +27,7 @@ class Spectrum:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Alps(LayerwiseMethod):
+class Alps(GramMethod):
     """minimise ‖XW − XD‖² over D in the pattern: ADMM with a growing penalty ρ (Alg. 1), then PCG (Alg. 2).
 
     `rho`: ρ at the start. Every `update_interval` of at most `iterations` steps it grows by 1.3, 1.2 or 1.1 as more
@@ -51,12 +51,6 @@ class Alps(LayerwiseMethod):
         for name in ("iterations", "update_interval"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         require(self.refine_iterations >= 0, "refine_iterations", self.refine_iterations, "at least 0")
-
-    def init_statistics(self, weight_OI: torch.Tensor) -> torch.Tensor:
-        return empty_gram(weight_OI)
-
-    def update_statistics(self, statistics: torch.Tensor, inputs_TI: torch.Tensor) -> None:
-        add_to_gram(statistics, inputs_TI)
 
     def prepare(self, statistics: torch.Tensor) -> Spectrum:
         gram, norm = normalised(damped(statistics, self.damping))

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 import torch
 
 from elsa.errors import require
-from elsa.layerwise.statistics import add_to_gram, empty_gram, normalised
-from elsa.method import LayerwiseMethod
+from elsa.layerwise.statistics import normalised
+from elsa.method import GramMethod
 from elsa.sparsity.pattern import Pattern
 from elsa.sparsity.selection import keep_largest
 
 
 @dataclass(frozen=True, kw_only=True)
-class LAdmm(LayerwiseMethod):
+class LAdmm(GramMethod):
     """minimise ‖XW − XD‖² over D in the pattern, on inputs of unit norm (Alg. 1 and 2).
 
     In the first `mask_iterations` of `iterations` the mask is chosen anew, at a sparsity that rises by the cubic
@@ -32,12 +32,6 @@ class LAdmm(LayerwiseMethod):
         require(self.iterations >= 1, "iterations", self.iterations, "at least 1")
         within = 1 <= self.mask_iterations <= self.iterations
         require(within, "mask_iterations", self.mask_iterations, f"from 1 to iterations={self.iterations}")
-
-    def init_statistics(self, weight_OI: torch.Tensor) -> torch.Tensor:
-        return empty_gram(weight_OI)
-
-    def update_statistics(self, statistics: torch.Tensor, inputs_TI: torch.Tensor) -> None:
-        add_to_gram(statistics, inputs_TI)
 
     def prepare(self, statistics: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Normalised Gram matrix with damping, its inverse at ρ = 1, the inputs' norms, and the dead inputs."""

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 
 from elsa.errors import require
-from elsa.layerwise.statistics import add_to_gram, damped, empty_gram, upper_inverse_factor
-from elsa.method import LayerwiseMethod
+from elsa.layerwise.statistics import damped, upper_inverse_factor
+from elsa.method import GramMethod
 from elsa.sparsity.pattern import Pattern
 from elsa.sparsity.selection import keep_largest, reference_threshold
 
@@ -15,7 +15,7 @@ _AT_ONCE = 16  # columns that get each other's errors one by one
 
 
 @dataclass(frozen=True, kw_only=True)
-class SparseGPT(LayerwiseMethod):
+class SparseGPT(GramMethod):
     """Go through the columns; mask by w² / U_ii², and spread each error over the columns to the right (Alg. 1).
 
     `block_size`: columns that choose their mask together. `damping`: share of the mean diagonal of the Gram matrix
@@ -31,12 +31,6 @@ class SparseGPT(LayerwiseMethod):
         super().__post_init__()
         require(self.damping > 0, "damping", self.damping, "positive, for example 0.01")
         require(self.block_size >= 1, "block_size", self.block_size, "at least 1, for example 128")
-
-    def init_statistics(self, weight_OI: torch.Tensor) -> torch.Tensor:
-        return empty_gram(weight_OI)
-
-    def update_statistics(self, statistics: torch.Tensor, inputs_TI: torch.Tensor) -> None:
-        add_to_gram(statistics, inputs_TI)
 
     def prepare(self, statistics: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The inverse factor U, and which inputs were never active."""
