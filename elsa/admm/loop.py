@@ -97,6 +97,9 @@ class NoConstraint:
     def after_step(self, step: int) -> dict:
         return {}
 
+    def check(self) -> None:
+        """Nothing is promised, so nothing is checked."""
+
 
 def train(
     model: nn.Module,

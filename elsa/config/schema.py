@@ -20,6 +20,7 @@ from elsa.admm.penalty import Penalty
 from elsa.data.sources import Source, Tokens
 from elsa.errors import UserError, did_you_mean, require
 from elsa.evaluate.perplexity import Perplexity
+from elsa.layerwise.activations import PLACES
 from elsa.method import Method
 from elsa.model.loading import ModelSource, max_positions
 from elsa.model.prunable import Coverage, coverage, prunable_weights
@@ -50,9 +51,11 @@ class PruneConfig:
     paths: Paths
     seed: int
     device: str
+    activations: str
 
     def check(self) -> Coverage:
         """Raise `UserError` for what can be known before weights are loaded; return what will be pruned."""
+        require(self.activations in PLACES, "activations", self.activations, f"known: {', '.join(PLACES)}")
         _check("model", self.model.check)
         if "data" in self.method.reads:
             _check("data", self.data.check, "train")

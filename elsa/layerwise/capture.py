@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from elsa.errors import UserError
+from elsa.layerwise.activations import Activations
 from elsa.track.progress import progress
 
 _TOKENS_A_BATCH = 2048
@@ -25,28 +26,43 @@ class _Reached(Exception):  # noqa: N818 (a signal, not an error)
 
 @dataclass
 class BlockReplay:
-    """`hidden`: the inputs of the next block to run, a tensor per batch; `calls[b]`: block b's other arguments."""
+    """`hidden`: the inputs of the next block to run; `calls[b]`: block b's other arguments."""
 
     blocks: nn.ModuleList
     calls: list[Call]
-    hidden: list[torch.Tensor]
+    hidden: Activations
 
     def run(self, index: int, hidden: torch.Tensor) -> torch.Tensor:
         """Output of block `index` for one batch of its inputs."""
         args, kwargs = self.calls[index]
         return _tensor(self.blocks[index](hidden, *args, **kwargs))
 
+    def outputs(self, index: int) -> Activations:
+        """Outputs of block `index` for all batches, kept where its inputs are."""
+        outputs = self.hidden.like()
+        for hidden in self.hidden:
+            outputs.append(self.run(index, hidden))
+        return outputs
+
+    def propagate(self, index: int) -> None:
+        """Replace the inputs of block `index` by its outputs, batch by batch."""
+        for i, hidden in enumerate(self.hidden):
+            self.hidden[i] = self.run(index, hidden)
+
 
 @torch.no_grad()
-def capture(model: nn.Module, blocks: nn.ModuleList, windows_NL: torch.Tensor) -> BlockReplay:
+def capture(model: nn.Module, blocks: nn.ModuleList, windows_NL: torch.Tensor, place: str = "auto") -> BlockReplay:
     """Collect block 0's inputs for all windows, in batches of equal size, and every block's other arguments.
 
-    Raises `UserError` if replaying the blocks does not give what the model gives.
+    `place`: where they are kept, one of `elsa.layerwise.activations.PLACES`. Raises `UserError` if replaying the blocks
+    does not give what the model gives.
     """
     device = next(model.parameters()).device
     batches = [batch.to(device, torch.long) for batch in windows_NL.split(_batch_size(*windows_NL.shape))]
     calls, _ = _observe(model, blocks, batches[0])
-    hidden = [_first_input(model, blocks[0], batch) for batch in progress(batches, "embed", unit="batch")]
+    hidden = Activations(place, _first_input(model, blocks[0], batches[0]), len(batches))
+    for batch in progress(batches, "embed", unit="batch"):
+        hidden.append(_first_input(model, blocks[0], batch))
     replay = BlockReplay(blocks, calls, hidden)
     _prove(model, replay, batches[-1])
     return replay
@@ -96,7 +112,7 @@ def _first_input(model: nn.Module, block: nn.Module, ids: torch.Tensor) -> torch
 
 def _prove(model: nn.Module, replay: BlockReplay, ids: torch.Tensor) -> None:
     _, expected = _observe(model, replay.blocks, ids)
-    hidden = replay.hidden[-1]
+    hidden = replay.hidden[len(replay.hidden) - 1]
     for index in range(len(replay.blocks)):
         hidden = replay.run(index, hidden)
     difference = float((hidden - expected).abs().max() / expected.abs().max())

@@ -68,21 +68,25 @@ def prune_blocks(
     pruner: BlockPruner,
     pattern: Pattern,
     windows_NL: torch.Tensor | None,
+    place: str = "auto",
 ) -> None:
     """Prune `weights[b]` of every block b in place. `windows_NL`: calibration tokens, None if no inputs are needed.
 
-    Raises `UserError` naming the layer if a factorisation fails.
+    `place`: where a block's inputs are kept, see `elsa.layerwise.activations`. Raises `UserError` naming the layer if
+    a factorisation fails, if its weights or inputs are not finite, or if no token reaches it.
     """
     model.eval()
-    replay = capture(model, blocks, windows_NL) if pruner.needs_inputs else None
+    replay = capture(model, blocks, windows_NL, place) if pruner.needs_inputs else None
     for index in progress(range(len(blocks)), "prune", unit="block"):
         pruner.prune_block(replay, index, weights[index], pattern)
         if replay is not None and index + 1 < len(blocks):
-            replay.hidden = [replay.run(index, hidden) for hidden in replay.hidden]
+            replay.propagate(index)
 
 
 def prune_group(layers: dict[str, "PrunableWeight"], statistics: Any, pruner: LayerPruner, pattern: Pattern) -> None:
     """Prune layers that share their inputs, and so the statistic (None: the pruner needs none), in place."""
+    for name, weight in layers.items():
+        _refuse_not_finite(weight.value_OI, f"the weights of {name}")
     try:
         prepared = None if statistics is None else pruner.prepare(statistics)
         for weight in layers.values():
@@ -100,6 +104,7 @@ def collect(
     """Run block `index` over all batches; return [(names of layers with the same input, their statistic)]."""
     groups: dict[str, list[str]] = {}  # the first layer to see an input → all layers that see it
     statistics: dict[str, Any] = {}
+    tokens: dict[str, int] = {}
     seen: list[tuple[torch.Tensor, str]] = []  # inputs of the first batch, alive so that identity means equality
     grouped = False
 
@@ -111,6 +116,7 @@ def collect(
             if leader == name:
                 statistics[name] = pruner.init_statistics(layers[name].value_OI)
         if name in groups:
+            tokens[name] = tokens.get(name, 0) + inputs.flatten(0, -2).shape[0]
             pruner.update_statistics(statistics[name], inputs.flatten(0, -2).float())
 
     hooks = [
@@ -125,4 +131,18 @@ def collect(
     finally:
         for hook in hooks:
             hook.remove()
+    reached = {name for leader, names in groups.items() if tokens[leader] for name in names}
+    for name in layers:
+        if name not in reached:
+            raise UserError(
+                f"method.calibration_windows: no calibration token reaches {name}, so nothing says which of its "
+                "weights matter; use more windows"
+            )
+    for leader, statistic in statistics.items():
+        _refuse_not_finite(statistic, f"the inputs of {leader}")
     return [(names, statistics[leader]) for leader, names in groups.items()]
+
+
+def _refuse_not_finite(tensor: torch.Tensor, what: str) -> None:
+    if not bool(tensor.isfinite().all()):
+        raise UserError(f"model: {what} hold NaN or infinity; try model.dtype=float32, and check model and data")

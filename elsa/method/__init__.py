@@ -24,13 +24,18 @@ from elsa.sparsity.pattern import Pattern
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What a run hands to its method. `windows(count)`: int32 token windows [count, L] of the train split."""
+    """What a run hands to its method.
+
+    `windows(count)`: int32 token windows [count, L] of the train split. `activations`: where block-wise methods keep a
+    block's inputs (`elsa.layerwise.activations`).
+    """
 
     pattern: Pattern
     training: Training
     penalty: Penalty
     windows: Callable[[int], torch.Tensor]
     log: Callable[[int, dict], None]
+    activations: str = "auto"
 
 
 class Method(ABC):
@@ -57,7 +62,7 @@ class BlockwiseMethod(BlockPruner, Method):
 
     def apply(self, model: nn.Module, task: Task) -> dict:
         windows = task.windows(self.calibration_windows)
-        prune_model(model, self, task.pattern, windows)
+        prune_model(model, self, task.pattern, windows, task.activations)
         return {"calibration_tokens": windows.numel()}
 
 
@@ -75,8 +80,10 @@ class GramMethod(LayerwiseMethod):
         add_to_gram(statistics, inputs_TI)
 
 
-def prune_model(model: nn.Module, pruner: BlockPruner, pattern: Pattern, windows_NL: torch.Tensor | None) -> None:
+def prune_model(
+    model: nn.Module, pruner: BlockPruner, pattern: Pattern, windows_NL: torch.Tensor | None, place: str = "auto"
+) -> None:
     """Run the shared driver over all blocks of `model`."""
     blocks = decoder_blocks(model)
     weights = [linear_weights(block, f"block {index}: ") for index, block in enumerate(blocks)]
-    prune_blocks(model, blocks, weights, pruner, pattern, windows_NL)
+    prune_blocks(model, blocks, weights, pruner, pattern, windows_NL, place)

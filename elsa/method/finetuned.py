@@ -33,16 +33,30 @@ class FineTuned(Method):
         optimizer = training.make_optimizer(model)
         constraint = NoConstraint() if isinstance(self.start, Dense) else FixedSupport(prunable_weights(model))
         train(model, optimizer, windows, training, constraint, task.log)
+        constraint.check()
         return facts | {"training_tokens": windows.numel()}
 
 
 class FixedSupport(NoConstraint):
     """A constraint of the training loop: entries that are zero now get no gradient, so they stay zero."""
 
+    interval = 32
+
     def __init__(self, weights: Mapping[str, PrunableWeight]):
-        self._pruned = [(weight, weight.value_OI == 0) for weight in weights.values()]
+        self._pruned = {name: (weight, weight.value_OI == 0) for name, weight in weights.items()}
 
     @torch.no_grad()
     def add_gradient(self) -> None:
-        for weight, zeros in self._pruned:
+        for weight, zeros in self._pruned.values():
             weight.gradient_OI.masked_fill_(zeros, 0)
+
+    def after_step(self, step: int) -> dict:
+        if step % self.interval == 0:
+            self.check()
+        return {}
+
+    @torch.no_grad()
+    def check(self) -> None:
+        """Hold the live parameters against the support: an optimiser that moves zeros is a bug, not a result."""
+        for name, (weight, zeros) in self._pruned.items():
+            assert not (weight.value_OI * zeros).any(), f"{name} has left the support"

@@ -43,7 +43,7 @@ class Safe(BlockwiseMethod):
 
     def prune_block(self, replay: BlockReplay, index: int, layers: dict[str, PrunableWeight], pattern: Pattern) -> None:
         importance = self._importance(replay, index, layers)
-        targets = [replay.run(index, hidden) for hidden in replay.hidden]
+        targets = replay.outputs(index)
         parameters = [weight.parameter for weight in layers.values()]
         states = {name: SplitState.start(weight.value_OI, pattern) for name, weight in layers.items()}
         optimizer = torch.optim.Adam(parameters, lr=self.learning_rate, fused=True)

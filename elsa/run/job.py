@@ -98,7 +98,10 @@ def _prune(
             hashes[f"train[{count}]"] = windows_hash(found)
         return found
 
-    task = Task(pattern=run.sparsity, training=run.training, penalty=run.penalty, windows=windows, log=tracker.log)
+    task = Task(
+        pattern=run.sparsity, training=run.training, penalty=run.penalty, windows=windows, log=tracker.log,
+        activations=run.activations,
+    )  # fmt: skip
     reset_peak(device)
     with _timed(seconds, "prune"):
         facts = run.method.apply(model, task)

@@ -6,6 +6,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from elsa.config.compose import CONF, choices, compose, groups
 from elsa.config.schema import EvaluateConfig, PruneConfig, build
@@ -30,7 +31,11 @@ def test_every_yaml_gives_every_field_of_its_class_and_no_more(path):
 @pytest.mark.parametrize("path", WITH_TARGET)
 def test_every_choice_builds(path, tmp_path):
     group, name = path.removesuffix(".yaml").split("/")
-    needs = {"model/pretrained": ["model.path=a/b"], "data/tokens": ["data.path=x"]}.get(f"{group}/{name}", [])
+    missing = {
+        "model/pretrained": ["model.path=a/b"], "data/tokens": ["data.path=x"],
+        "sparsity/n_of_m": ["sparsity.pattern=1:4"],
+    }  # fmt: skip
+    needs = missing.get(f"{group}/{name}", [])
     build(PruneConfig, compose(f"{group}={name}", *needs))
 
 
@@ -52,6 +57,15 @@ def test_every_experiment_composes_and_builds(experiment):
     build(PruneConfig, compose(f"experiment={experiment}"))
 
 
+@pytest.mark.parametrize("sweep", choices("sweep"))
+def test_every_cell_of_a_sweep_composes_and_builds(sweep):
+    grid = OmegaConf.load(CONF / f"sweep/{sweep}.yaml").hydra.sweeper.params
+    values = {key: [value.strip() for value in str(values).split(",")] for key, values in grid.items()}
+    for key, choices_of_key in values.items():
+        for value in choices_of_key:
+            build(PruneConfig, compose(f"sweep={sweep}", f"{key}={value}"))
+
+
 def test_an_experiment_overrides_the_defaults():
     assert compose("experiment=quickstart")["sparsity"]["ratio"] == 0.9
 
@@ -70,7 +84,8 @@ def test_hub_models_and_data_are_pinned_or_known_not_to_be():
 
 
 def test_groups_are_the_nouns_of_a_run():
-    expected = ["data", "eval", "experiment", "method", "model", "paths", "penalty", "sparsity", "tracker", "training"]
+    expected = ["data", "eval", "experiment", "method", "model", "paths", "penalty", "sparsity", "sweep"]
+    expected += ["tracker", "training"]
     assert groups() == expected
 
 

@@ -47,9 +47,9 @@ def test_replayed_blocks_give_what_the_model_gives(model, windows):
         model(windows.long(), use_cache=False)
         hook.remove()
         for index in range(len(blocks)):
-            replay.hidden = [replay.run(index, hidden) for hidden in replay.hidden]
+            replay.propagate(index)
     expected = norms[0][0] if isinstance(norms[0], tuple) else norms[0]
-    torch.testing.assert_close(torch.cat(replay.hidden), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(torch.cat(list(replay.hidden)), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_replay_that_differs_from_the_model_is_refused(llama, windows):
@@ -105,6 +105,31 @@ def test_a_failed_factorisation_names_layer_and_remedy(llama, windows):
 
     with pytest.raises(UserError, match=r"method\.damping: .*self_attn\.q_proj\.weight.*raise the damping"):
         drive(llama, Failing(), windows)
+
+
+def test_weights_that_are_no_numbers_are_named(llama, windows):
+    class NeedsNoInputs(Probe):
+        needs_inputs = False
+
+    linear_weights(decoder_blocks(llama)[1])["mlp.down_proj.weight"].value_OI[0, 0] = torch.nan
+    with pytest.raises(UserError, match=r"weights of mlp\.down_proj\.weight hold NaN or infinity"):
+        drive(llama, NeedsNoInputs(), windows)
+
+
+def test_inputs_that_are_no_numbers_are_named(llama, windows):
+    class Breaking(Probe):
+        def update_statistics(self, statistics, inputs_TI):
+            statistics += inputs_TI.square().sum(0) * torch.inf
+
+    with pytest.raises(UserError, match=r"inputs of self_attn\.q_proj\.weight hold NaN or infinity"):
+        drive(llama, Breaking(), windows)
+
+
+def test_a_layer_that_no_token_reaches_is_named(llama, windows):
+    mlp = llama.model.layers[0].mlp
+    mlp.expert = torch.nn.Linear(32, 32)  # as an expert that the router never picks
+    with pytest.raises(UserError, match=r"no calibration token reaches mlp\.expert\.weight.*use more windows"):
+        drive(llama, Probe(), windows)
 
 
 def test_the_model_is_left_without_hooks(llama, windows):

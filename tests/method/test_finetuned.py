@@ -1,7 +1,9 @@
+import pytest
 import torch
 
 from elsa.method.dense import Dense
-from elsa.method.finetuned import FineTuned
+from elsa.method.finetuned import FineTuned, FixedSupport
+from elsa.method.magnitude import Magnitude
 from elsa.method.wanda import Wanda
 from elsa.model.prunable import prunable_weights
 from elsa.sparsity.pattern import Pattern
@@ -20,6 +22,17 @@ def test_the_support_of_the_start_is_kept_and_its_values_train(windows):
         other = prunable_weights(tuned)[name].value_OI
         assert torch.equal(weight.value_OI != 0, other != 0)
         assert not torch.equal(weight.value_OI, other)
+
+
+def test_a_weight_that_leaves_the_support_is_caught(llama):
+    weights = prunable_weights(llama)
+    Magnitude(match_reference=False).apply(llama, task(None, PATTERN)[0])
+    support = FixedSupport(weights)
+    support.check()
+    next(iter(weights.values())).value_OI[:] = 1.0
+    support.after_step(31)
+    with pytest.raises(AssertionError, match=r"q_proj\.weight has left the support"):
+        support.after_step(32)
 
 
 def test_after_dense_nothing_is_held_not_even_zeros_of_the_model(windows):

@@ -157,6 +157,7 @@ def test_cfg_job_prints_the_resolved_run_and_starts_nothing(elsa):
         (["-m", "method=wanda,sparsegpt", "method.damping=1"], "method.damping: not a key of every method; in a sweep"),
         (["prun", "method=wanda"], "prun: no such command; did you mean 'prune'?"),
         (["sparsity.ratio=1.5"], "sparsity.ratio=1.5: the fraction of zeros lies in [0, 1), for example 0.9"),
+        (["activations=gpu"], "activations=gpu: known: auto, device, cpu, disk"),
         (["evaluate", "checkpoint=nowhere"], "checkpoint=nowhere: no such folder"),
         (["evaluate"], "checkpoint=???: must be given"),
     ],
