@@ -13,14 +13,27 @@ def run_name(run: PruneConfig, config: dict) -> str:
     `config` is the resolved config of `run`. Groups that the method does not read (a penalty for Wanda, a sparsity for
     the dense model) do not count, so that they never cause the same work twice.
     """
-    unread = {"sparsity", "data", "seed", "training", "penalty"} - set(run.method.reads)
-    science = {key: value for key, value in config.items() if key not in _NOT_SCIENCE | unread}
+    science = _science(run, config)
     science["model"] = run.model.identity() | {"dtype": run.model.dtype, "bos": run.model.begin_with_bos}
     science["version"] = elsa.__version__
     parts = [run.model.name, method_name(config["method"])]
     if "sparsity" in run.method.reads:
         parts.append(run.sparsity.pattern.replace(":", "of") if run.sparsity.group else f"{run.sparsity.ratio:g}")
     return "-".join([*parts, content_hash(science)])
+
+
+def settings(run: PruneConfig, config: dict) -> dict:
+    """What a run shares with those of other seeds, patterns and models: its method's own keys and the groups it reads.
+
+    Runs are averaged over seeds only where these are equal.
+    """
+    apart = {"model", "sparsity", "seed", "eval"}
+    return {key: value for key, value in _science(run, config).items() if key not in apart}
+
+
+def _science(run: PruneConfig, config: dict) -> dict:
+    unread = {"sparsity", "data", "seed", "training", "penalty"} - set(run.method.reads)
+    return {key: value for key, value in config.items() if key not in _NOT_SCIENCE | unread}
 
 
 def method_name(method: dict) -> str:

@@ -102,6 +102,18 @@ class EvaluateConfig:
         require(folder.is_dir(), "checkpoint", self.checkpoint, "no such folder; give a run folder or its model folder")
 
 
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """Tables of finished runs. `records`: folders that are searched for `result.json`."""
+
+    records: list[str]
+    paths: Paths
+
+    def check(self) -> None:
+        for folder in self.records:
+            require(Path(folder).is_dir(), "records", folder, "no such folder; give folders of finished runs")
+
+
 def _check(key: str, check: Callable, *arguments: object) -> None:
     try:
         check(*arguments)

@@ -9,7 +9,7 @@ from pathlib import Path
 from elsa.errors import UserError
 from elsa.files import write_json
 
-FORMAT = 1
+FORMAT = 2
 _LIBRARIES = ("elsa", "torch", "transformers", "tokenizers", "datasets", "safetensors", "numpy", "hydra-core")
 
 

@@ -4,13 +4,18 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from importlib import import_module
 
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from elsa.errors import UserError, did_you_mean
 
-COMMANDS = {"prune": "prune a model, evaluate it and keep the record (the default)", "evaluate": "score a saved model"}
+COMMANDS = {
+    "prune": "prune a model, evaluate it and keep the record (the default)",
+    "evaluate": "score a saved model",
+    "report": "tables of finished runs, averaged over seeds",
+}
 
 
 def main() -> None:
@@ -54,10 +59,7 @@ def _hydra_main(command: str, failed: list[str]) -> Callable:
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    if command == "evaluate":
-        from elsa.run.evaluate import evaluate as job
-    else:
-        from elsa.run.prune import prune as job
+    job = getattr(import_module(f"elsa.run.{command}"), command)
 
     def guarded(composed):
         """A job that cannot run says why; the other jobs of a multirun go on."""

@@ -13,7 +13,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from elsa.checkpoint.saving import check_pattern, count_zeros, save
-from elsa.config.run_id import method_name, run_name
+from elsa.config.run_id import method_name, run_name, settings
 from elsa.config.schema import PruneConfig, resolved_device
 from elsa.data.windows import WindowReader, windows_hash
 from elsa.errors import UserError
@@ -78,7 +78,8 @@ def _run(run: PruneConfig, config: dict, covered: Coverage, folder: Path) -> Non
     finally:
         tracker.close(summary)
     identity = {"name": folder.name, "model": run.model.name, "method": method_name(config["method"])}
-    record = identity | {"seed": run.seed, "perplexity": perplexity, "sparsity": sparsity} | outcome
+    identity |= {"pattern": _pattern_name(run), "seed": run.seed, "settings": settings(run, config)}
+    record = identity | {"perplexity": perplexity, "sparsity": sparsity} | outcome
     record |= {"coverage": dataclasses.asdict(covered), "device": device}
     record |= {"seconds": {phase: round(value, 3) for phase, value in seconds.items()}}
     science = {group: node for group, node in config.items() if group != "paths"}  # config.json holds them too
@@ -124,6 +125,10 @@ def _save_and_count(run: PruneConfig, model: nn.Module, tokenizer: PreTrainedTok
     zeros, numel = (sum(count[key] for count in counts.values()) for key in ("zeros", "numel"))
     asked = run.sparsity.sparsity if pruned else 0.0
     return {"asked": asked, "counted": zeros / numel, "zeros": zeros, "numel": numel, "tensors": counts}
+
+
+def _pattern_name(run: PruneConfig) -> str:
+    return run.sparsity.name if "sparsity" in run.method.reads else "dense"
 
 
 def _count(weight: PrunableWeight) -> dict[str, int]:

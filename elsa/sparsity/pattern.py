@@ -54,6 +54,11 @@ class Pattern:
         """Length of an N:M group; None if unstructured."""
         return self._keep_and_group and self._keep_and_group[1]
 
+    @property
+    def name(self) -> str:
+        """Short for tables: "90%" or "2:4"."""
+        return f"{self.ratio * 100:g}%" if self.group is None else self.pattern
+
     def zeros(self, numel: int) -> int:
         """How many of `numel` weights become zero."""
         return round(self.sparsity * numel)

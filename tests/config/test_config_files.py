@@ -9,7 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from elsa.config.compose import CONF, choices, compose, groups
-from elsa.config.schema import EvaluateConfig, PruneConfig, build
+from elsa.config.schema import EvaluateConfig, PruneConfig, ReportConfig, build
 
 ROOT = Path(__file__).parents[2]
 WITH_TARGET = sorted(
@@ -70,8 +70,9 @@ def test_an_experiment_overrides_the_defaults():
     assert compose("experiment=quickstart")["sparsity"]["ratio"] == 0.9
 
 
-def test_the_evaluate_command_builds():
+def test_the_other_commands_build():
     build(EvaluateConfig, compose("checkpoint=x", command="evaluate"))
+    build(ReportConfig, compose(command="report"))
 
 
 def test_hub_models_and_data_are_pinned_or_known_not_to_be():

@@ -130,6 +130,27 @@ def test_evaluate_scores_a_run_folder_as_the_run_did(elsa, corpus):
     assert written["perplexity"]["held_out"]["data_sha256"] == record["perplexity"]["held_out"]["data_sha256"]
 
 
+def test_report_averages_seeds_and_skips_what_is_no_record(elsa, tmp_path):
+    elsa("-m", "method=wanda,sparsegpt", "++method.calibration_windows=4", "sparsity=unstructured/50,2of4", "seed=0,1")
+    foreign = tmp_path / "outputs/runs/foreign"
+    foreign.mkdir()
+    (foreign / "result.json").write_text("{")
+    code, out, err = elsa("report", model=False)
+    assert code == 0
+    assert err.count("skipped") == 1
+    assert "foreign/result.json" in err
+    values = [
+        record["perplexity"]["held_out"]["perplexity"]
+        for record in (
+            json.loads(path.read_text()) for path in Path().glob("outputs/runs/small-wanda-0.5*/result.json")
+        )
+    ]
+    assert f"{sum(values) / 2:,.0f} ± {abs(values[0] - values[1]) / 2**0.5:,.0f}" in out
+    lines = next(Path().glob("outputs/reports/*/cells.csv")).read_text().splitlines()
+    assert len(lines) == 1 + 2 * 2
+    assert all((Path("outputs/runs") / run).is_dir() for run in lines[1].split(",")[-1].split())
+
+
 def test_help_lists_commands_groups_and_choices(elsa):
     for arguments in ([], ["--help"], ["prune", "--help"]):
         code, out, _ = elsa(*arguments, model=False)
@@ -160,6 +181,7 @@ def test_cfg_job_prints_the_resolved_run_and_starts_nothing(elsa):
         (["activations=gpu"], "activations=gpu: known: auto, device, cpu, disk"),
         (["evaluate", "checkpoint=nowhere"], "checkpoint=nowhere: no such folder"),
         (["evaluate"], "checkpoint=???: must be given"),
+        (["report", "records=[nowhere]"], "records=nowhere: no such folder"),
     ],
 )
 def test_a_mistake_is_one_line_exit_code_2_and_nothing_written(elsa, arguments, line):
