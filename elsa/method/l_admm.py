@@ -18,7 +18,8 @@ class LAdmm(GramMethod):
     In the first `mask_iterations` of `iterations` the mask is chosen anew, at a sparsity that rises by the cubic
     schedule s_t = s · (1 − (1 − t/T)³); then it stays and the weights settle. `damping`: share of the diagonal that is
     added to the Gram matrix. Differences to the reference code: by default that projects at the final sparsity from
-    the first iteration on, as `match_reference` does; N:M means `keep:group` for every group.
+    the first iteration on, as `match_reference` does; N:M means `keep:group` for every group; the gradual mask is given
+    more iterations than the paper's 20 and 15, with which its error is up to 1.3 % above the reference code's.
     """
 
     damping: float
