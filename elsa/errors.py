@@ -8,6 +8,14 @@ class UserError(ValueError):
     """What was asked for cannot be done. The message is one line: the key, the value, and what would be right."""
 
 
+class Stopped(Exception):  # noqa: N818 (not an error: the run can go on later)
+    """A signal asked the process to stop, and it did so in good order."""
+
+    def __init__(self, number: int, message: str):
+        super().__init__(message)
+        self.exit_code = 128 + number
+
+
 def require(condition: bool, key: str, value: object, expected: str) -> None:
     """Raise `UserError` "key=value: expected" unless `condition` holds. `key` is relative to its config group."""
     if not condition:

@@ -25,6 +25,12 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def remove_leftovers(path: Path) -> None:
+    """Remove temporary files that a killed process left beside `path`; for a folder that only one process writes to."""
+    for leftover in path.parent.glob(f".*{path.suffix}"):
+        leftover.unlink()
+
+
 def write_folder_atomically(path: Path, *writers: Callable[[Path], object]) -> None:
     """Call every writer on a temporary folder beside `path`, then put it in the place of `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,6 +47,19 @@ def write_folder_atomically(path: Path, *writers: Callable[[Path], object]) -> N
 def write_json(path: Path, content: object) -> None:
     """Write `content` as indented JSON, atomically."""
     write_atomically(path, lambda temporary: temporary.write_text(json.dumps(content, indent=2) + "\n"))
+
+
+def read_json(path: Path) -> dict | None:
+    """What `write_json` wrote, None if there is no such file."""
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def flattened(tree: dict, prefix: str = "") -> dict[str, object]:
+    """{"a.b": 1} of {"a": {"b": 1}}."""
+    flat = {}
+    for key, value in tree.items():
+        flat |= flattened(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
 
 
 def content_hash(content: object, digits: int = 12) -> str:

@@ -4,6 +4,7 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["WANDB_MODE"] = "offline"
+os.environ["TORCHDYNAMO_DISABLE"] = "1"  # torchao's Adam compiles for every shape: seconds each
 os.environ.pop("WANDB_API_KEY", None)
 
 import socket

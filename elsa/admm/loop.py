@@ -1,77 +1,27 @@
 """The training loop of every method that trains: next-token loss of the whole model, under a constraint.
 
-Order of a step: gradient of the loss (bf16 autocast over fp32 weights), clipping to a global norm, the constraint's
-own gradient (never clipped), the optimiser, the constraint's update. Nothing waits for the device but for the report.
+Order of a step: gradient of the loss (bf16 autocast), clipping to a global norm, the constraint's own gradient (never
+clipped), the optimiser, the constraint's update. Nothing waits for the device but for the report.
 
 Shapes: N windows of L tokens (`windows_NL`).
 """
 
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
-from elsa.errors import UserError, require
+from elsa.admm.loss import next_token_loss, prove_chunks
+from elsa.admm.optimizer import Stepper
+from elsa.admm.precision import Precision
+from elsa.admm.training import Training
+from elsa.errors import UserError
 from elsa.track.progress import progress
 
 _REPORT_EVERY = 32  # steps between two lines of metrics where the constraint has no interval of its own
-
-
-@dataclass(frozen=True, kw_only=True)
-class Training:
-    """Budget and optimiser of every method that trains.
-
-    `batch_size`: windows a step; with `accumulation` they go through the model in parts. `decay_fraction`: the share
-    of the steps, at the end, in which the learning rate falls linearly to 0 (1.0: from the first step, as in the
-    paper). `gradient_clip`: largest global norm of the loss's gradient. `optimizer`: adam, or sgd with momentum beta1.
-    """
-
-    steps: int
-    batch_size: int
-    accumulation: int
-    optimizer: str
-    learning_rate: float
-    warmup_steps: int
-    decay_fraction: float
-    beta1: float
-    beta2: float
-    gradient_clip: float
-    autocast: str
-
-    def __post_init__(self):
-        require(self.steps >= 1, "steps", self.steps, "at least 1")
-        require(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
-        divides = self.accumulation >= 1 and self.batch_size % self.accumulation == 0
-        require(divides, "accumulation", self.accumulation, f"a divisor of batch_size={self.batch_size}")
-        require(self.optimizer in ("adam", "sgd"), "optimizer", self.optimizer, "known: adam, sgd")
-        require(self.learning_rate > 0, "learning_rate", self.learning_rate, "positive, for example 2e-4")
-        warm = 0 <= self.warmup_steps < self.steps
-        require(warm, "warmup_steps", self.warmup_steps, f"from 0 to below steps={self.steps}")
-        require(0 <= self.decay_fraction <= 1, "decay_fraction", self.decay_fraction, "a share of the steps, 0 to 1")
-        require(0 <= self.beta1 < 1, "beta1", self.beta1, "in [0, 1), for example 0.9")
-        require(0 <= self.beta2 < 1, "beta2", self.beta2, "in [0, 1), for example 0.95")
-        require(self.gradient_clip > 0, "gradient_clip", self.gradient_clip, "positive, for example 1.0")
-        require(self.autocast in ("bfloat16", "none"), "autocast", self.autocast, "known: bfloat16, none")
-
-    def make_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
-        """The optimiser of all trainable parameters, at one learning rate, without weight decay."""
-        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        if self.optimizer == "sgd":
-            return torch.optim.SGD(parameters, lr=self.learning_rate, momentum=self.beta1)
-        betas = (self.beta1, self.beta2)
-        return torch.optim.Adam(parameters, lr=self.learning_rate, betas=betas, fused=True)
-
-    def learning_rate_at(self, step: int) -> float:
-        """The rate of step 0 … steps − 1: linear warm-up, plateau, linear decay that would reach 0 at `steps`."""
-        warm = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
-        decay_steps = self.decay_fraction * self.steps
-        decay = min(1.0, (self.steps - step) / decay_steps) if decay_steps else 1.0
-        return self.learning_rate * min(warm, decay)
 
 
 class Constraint(Protocol):
@@ -79,11 +29,17 @@ class Constraint(Protocol):
 
     interval: int | None
 
-    def add_gradient(self) -> None:
-        """Called between clipping and the optimiser's step."""
+    def add_gradient(self, parameter: nn.Parameter) -> None:
+        """Called for every parameter between clipping and the optimiser's step."""
 
     def after_step(self, step: int) -> dict:
         """Called after the optimiser's step number `step` (from 1). Returns metrics when it has any."""
+
+    def state(self) -> dict:
+        """For a checkpoint."""
+
+    def restore(self, state: dict) -> None:
+        """Take over what `state` gave."""
 
 
 class NoConstraint:
@@ -91,7 +47,7 @@ class NoConstraint:
 
     interval = None
 
-    def add_gradient(self) -> None:
+    def add_gradient(self, parameter: nn.Parameter) -> None:
         pass
 
     def after_step(self, step: int) -> dict:
@@ -100,61 +56,178 @@ class NoConstraint:
     def check(self) -> None:
         """Nothing is promised, so nothing is checked."""
 
+    def state(self) -> dict:
+        return {}
 
-def train(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    windows_NL: torch.Tensor,
-    training: Training,
-    constraint: Constraint,
-    log: Callable[[int, dict], None],
-) -> None:
-    """Train `model` in place on steps · batch_size windows, taken in order. `log(step, metrics)` at every interval.
-
-    Raises `UserError` when the loss stops being a number.
-    """
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    device = parameters[0].device
-    was_training = model.training
-    model.train()
-    every = constraint.interval or _REPORT_EVERY
-    losses, since = [], time.perf_counter()
-    for step in progress(range(1, training.steps + 1), "train", unit="step"):
-        rate = training.learning_rate_at(step - 1)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        batch = windows_NL[(step - 1) * training.batch_size : step * training.batch_size]
-        losses.append(_backward(model, batch, training, device))
-        nn.utils.clip_grad_norm_(parameters, training.gradient_clip)
-        constraint.add_gradient()
-        optimizer.step()
-        optimizer.zero_grad()
-        metrics = constraint.after_step(step)
-        if step % every == 0 or step == training.steps:
-            loss = torch.stack(losses).mean().item()
-            if loss != loss:
-                raise UserError(
-                    f"method.learning_rate={training.learning_rate}: the loss is NaN at step {step}; try a lower rate"
-                )
-            now = time.perf_counter()
-            rate_of_tokens = len(losses) * batch.numel() / (now - since)
-            log(step, {"loss": loss, "learning_rate": rate, "tokens_per_second": rate_of_tokens} | metrics)
-            losses, since = [], now
-    model.train(was_training)
+    def restore(self, state: dict) -> None:
+        pass
 
 
-def _backward(model: nn.Module, batch_NL: torch.Tensor, training: Training, device: torch.device) -> torch.Tensor:
-    """Accumulate the gradient of the mean next-token loss; return that loss, detached, still on the device."""
-    total = torch.zeros((), device=device)
-    for part in batch_NL.chunk(training.accumulation):
-        ids = part.to(device, torch.long)
-        with _autocast(training, device):
-            logits = model(input_ids=ids, use_cache=False).logits
-        loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten())
-        (loss / training.accumulation).backward()
-        total += loss.detach() / training.accumulation
-    return total
+class Checkpoints(Protocol):
+    """Where a run's state goes from time to time."""
+
+    def listening(self) -> AbstractContextManager:
+        """Inside, signals to stop are heeded at the next `due` and `save`."""
+
+    def exist(self) -> bool:
+        """Whether there is a state to go on from."""
+
+    def latest(self) -> dict | None:
+        """The state to go on from, None at the start of a run."""
+
+    def due(self) -> bool:
+        """Whether it is time to save."""
+
+    def save(self, step: int, state: dict) -> None:
+        """Keep the state after step number `step`."""
 
 
-def _autocast(training: Training, device: torch.device) -> AbstractContextManager:
-    return nullcontext() if training.autocast == "none" else torch.autocast(device.type, dtype=torch.bfloat16)
+class NoCheckpoints:
+    """Nothing is kept: an interrupted run starts again."""
+
+    def listening(self) -> AbstractContextManager:
+        return nullcontext()
+
+    def exist(self) -> bool:
+        return False
+
+    def latest(self) -> None:
+        return None
+
+    def due(self) -> bool:
+        return False
+
+    def save(self, step: int, state: dict) -> None:
+        pass
+
+
+class Loop:
+    """One training run. `facts`: whatever else the run must not lose; a resumed run has those of its first part."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        stepper: Stepper,
+        training: Training,
+        precision: Precision,
+        constraint: Constraint,
+        facts: dict | None = None,
+    ):
+        self._model, self._stepper, self._constraint = model, stepper, constraint
+        self._training, self._precision = training, precision
+        self._device = stepper.parameters[0].device
+        self._losses: list[torch.Tensor] = []
+        self._squares: list[torch.Tensor] = []  # of released gradients
+        self._clip: torch.Tensor | None = None  # what released gradients are multiplied with
+        self.facts = facts or {}
+
+    def run(
+        self, windows_NL: torch.Tensor, log: Callable[[int, dict], None], checkpoints: Checkpoints | None = None
+    ) -> None:
+        """Train on steps · batch_size windows, taken in order. `log(step, metrics)` at every interval.
+
+        Raises `UserError` when the loss stops being a number.
+        """
+        training, checkpoints = self._training, checkpoints or NoCheckpoints()
+        saved = checkpoints.latest()
+        done = 0 if saved is None else self._restore(saved)
+        del saved
+        if self._precision.loss_chunk is not None:
+            prove_chunks(self._model, windows_NL)
+        every, since = self._constraint.interval or _REPORT_EVERY, time.perf_counter()
+        with self._releasing(), checkpoints.listening():
+            for step in progress(range(done + 1, training.steps + 1), "train", unit="step"):
+                batch = windows_NL[(step - 1) * training.batch_size : step * training.batch_size]
+                self._stepper.set_rate(training.learning_rate_at(step - 1))
+                self._losses.append(self._step(batch))
+                metrics = self._constraint.after_step(step)
+                if step % every == 0 or step == training.steps:
+                    tokens = min(len(self._losses), step - done) * batch.numel()
+                    log(
+                        step,
+                        self._report(step) | {"tokens_per_second": tokens / (time.perf_counter() - since)} | metrics,
+                    )
+                    done, since = step, time.perf_counter()
+                if checkpoints.due():
+                    checkpoints.save(step, self._state(step))
+
+    def _step(self, batch_NL: torch.Tensor) -> torch.Tensor:
+        if self._precision.gradient_release:
+            return self._step_releasing(batch_NL)
+        loss = self._backward(batch_NL)
+        nn.utils.clip_grad_norm_(self._stepper.parameters, self._training.gradient_clip)
+        for parameter in self._stepper.parameters:
+            self._constraint.add_gradient(parameter)
+        self._stepper.step()
+        return loss
+
+    def _step_releasing(self, batch_NL: torch.Tensor) -> torch.Tensor:
+        """A backward pass that updates as it goes. The first step is preceded by one that only measures the norm."""
+        for _ in range(2 if self._clip is None else 1):
+            self._squares = []
+            loss = self._backward(batch_NL)
+            norm = torch.stack(self._squares).sum().sqrt()
+            self._clip = (self._training.gradient_clip / (norm + 1e-6)).clamp_max(1.0)
+        return loss
+
+    @contextmanager
+    def _releasing(self) -> Iterator[None]:
+        def release(parameter: nn.Parameter) -> None:
+            self._squares.append(parameter.grad.float().square().sum())
+            if self._clip is not None:
+                parameter.grad.mul_(self._clip)
+                self._constraint.add_gradient(parameter)
+                self._stepper.step(parameter)
+            parameter.grad = None
+
+        wanted = self._stepper.parameters if self._precision.gradient_release else []
+        hooks = [parameter.register_post_accumulate_grad_hook(release) for parameter in wanted]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _backward(self, batch_NL: torch.Tensor) -> torch.Tensor:
+        """Accumulate the gradient of the mean next-token loss; return that loss, detached, still on the device."""
+        parts = self._training.accumulation
+        total = torch.zeros((), device=self._device)
+        for part in batch_NL.chunk(parts):
+            ids = part.to(self._device, torch.long)
+            with self._autocast():
+                loss = next_token_loss(self._model, ids, self._precision.loss_chunk)
+            (loss / parts).backward()
+            total += loss.detach() / parts
+        return total
+
+    def _autocast(self) -> AbstractContextManager:
+        if self._training.autocast == "none":
+            return nullcontext()
+        return torch.autocast(self._device.type, dtype=torch.bfloat16)
+
+    def _report(self, step: int) -> dict:
+        loss = torch.stack(self._losses).mean().item()
+        self._losses = []
+        rate = self._training.learning_rate
+        if loss != loss:
+            raise UserError(f"training.learning_rate={rate}: the loss is NaN at step {step}; try a lower rate")
+        return {"loss": loss, "learning_rate": self._training.learning_rate_at(step - 1)}
+
+    def _state(self, step: int) -> dict:
+        """All that decides the rest of the run."""
+        cuda = torch.cuda.get_rng_state(self._device) if self._device.type == "cuda" else None
+        return {
+            "step": step, "model": self._model.state_dict(), "optimizer": self._stepper.state(),
+            "constraint": self._constraint.state(), "clip": self._clip, "losses": self._losses, "facts": self.facts,
+            "random": {"cpu": torch.get_rng_state(), "cuda": cuda},
+        }  # fmt: skip
+
+    def _restore(self, saved: dict) -> int:
+        self._model.load_state_dict(saved["model"])
+        self._stepper.restore(saved["optimizer"])
+        self._constraint.restore(saved["constraint"])
+        self._clip, self._losses, self.facts = saved["clip"], saved["losses"], saved["facts"]
+        torch.set_rng_state(saved["random"]["cpu"].cpu())
+        if saved["random"]["cuda"] is not None:
+            torch.cuda.set_rng_state(saved["random"]["cuda"].cpu(), self._device)
+        return saved["step"]

@@ -1,4 +1,4 @@
-"""The sparse copy z and the scaled dual u of ADMM, held as one tensor and a mask.
+"""The sparse copy z and the scaled dual u of ADMM, held as one tensor and a mask bit, or as the paper holds them.
 
 After a z/u update with step size 1 the two never overlap: on the support u = 0 and z = x + u, off it z = 0 and
 u = x + u. So `split` = z − u holds both, and `kept` tells which:
@@ -6,48 +6,148 @@ u = x + u. So `split` = z − u holds both, and `kept` tells which:
     z = split where kept, 0 elsewhere          u = 0 where kept, −split elsewhere
 
 Everything here is element by element on whatever tensor a weight is, but for the mask itself (`Pattern.mask`).
-Source: arXiv:2510.01650 for the updates; the merged form is this project's.
+Source: arXiv:2510.01650 for the updates; the merged form is this project's. Weights are [O, I].
 """
 
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
 
 import torch
 
+from elsa.admm.storage import Stored
+from elsa.sparsity.bits import pack, unpack
 from elsa.sparsity.pattern import Pattern
 from elsa.sparsity.projection import saliency
 
+_PAPER_MARGIN = 1.05
 
-@dataclass
-class SplitState:
-    """`split` = z − u in the weight's shape and dtype; `kept`: bool, the support of z. Weights are [O, I]."""
 
-    split: torch.Tensor
-    kept: torch.Tensor
+class State(ABC):
+    """z and u of one weight."""
 
-    @classmethod
-    def start(cls, weight_OI: torch.Tensor, pattern: Pattern) -> "SplitState":
-        """u = 0 and z the magnitude projection of the dense weight at the full target sparsity."""
-        kept = pattern.mask(saliency(weight_OI))
-        return cls(weight_OI * kept, kept)
+    @abstractmethod
+    def difference(self) -> torch.Tensor:
+        """z − u."""
+
+    @abstractmethod
+    def sparse(self) -> torch.Tensor:
+        """z."""
+
+    @abstractmethod
+    def kept(self) -> torch.Tensor:
+        """The support of z, bool."""
+
+    @abstractmethod
+    def update(self, weight_OI: torch.Tensor, pattern: Pattern, importance_OI: torch.Tensor | None = None) -> int:
+        """z ← projection of x + u, then u ← u + x − z. Returns how many mask entries changed."""
+
+    @abstractmethod
+    def rescale_dual(self, factor: float) -> None:
+        """u ← factor · u, due at the moment λ changes (factor = λ_old / λ_new)."""
+
+    @property
+    @abstractmethod
+    def nbytes(self) -> int:
+        """Bytes that are really held."""
+
+    @abstractmethod
+    def state(self) -> dict:
+        """For a checkpoint."""
+
+    @abstractmethod
+    def restore(self, state: dict) -> None:
+        """Take over what `state` gave."""
 
     def add_proximal_gradient(self, gradient: torch.Tensor, weight: torch.Tensor, penalty: float) -> None:
         """gradient += λ (x − z + u), in place."""
-        gradient.add_(weight - self.split, alpha=penalty)
-
-    def update(self, weight_OI: torch.Tensor, pattern: Pattern, importance_OI: torch.Tensor | None = None) -> int:
-        """z ← projection of x + u, then u ← u + x − z. Returns how many mask entries changed."""
-        target = torch.where(self.kept, weight_OI, weight_OI - self.split)
-        kept = pattern.mask(saliency(target, importance_OI))
-        changed = int((kept != self.kept).sum())
-        self.split = torch.where(kept, target, -target)
-        self.kept = kept
-        return changed
-
-    def rescale_dual(self, factor: float) -> None:
-        """u ← factor · u, due at the moment λ changes (factor = λ_old / λ_new)."""
-        self.split = torch.where(self.kept, self.split, self.split * factor)
+        gradient.add_(weight - self.difference(), alpha=penalty)
 
     def residual_squared(self, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """‖x − z‖² and ‖z‖², as scalars on the weight's device."""
-        sparse = self.split * self.kept
+        sparse = self.sparse().float()
         return (weight - sparse).square().sum(), sparse.square().sum()
+
+
+class MergedState(State):
+    """One tensor in `precision` and one bit a weight."""
+
+    def __init__(self, weight_OI: torch.Tensor, pattern: Pattern, precision: str = "float32"):
+        """u = 0 and z the magnitude projection of the dense weight at the full target sparsity."""
+        self._precision, self._shape = precision, weight_OI.shape
+        kept = pattern.mask(saliency(weight_OI))
+        self._keep(weight_OI * kept, kept)
+
+    def _keep(self, split: torch.Tensor, kept: torch.Tensor) -> None:
+        self._split, self._bits = Stored.of(split, self._precision), pack(kept)
+
+    def kept(self) -> torch.Tensor:
+        return unpack(self._bits, self._shape)
+
+    def difference(self) -> torch.Tensor:
+        return self._split.read()
+
+    def sparse(self) -> torch.Tensor:
+        return self._split.read() * self.kept()
+
+    def update(self, weight_OI: torch.Tensor, pattern: Pattern, importance_OI: torch.Tensor | None = None) -> int:
+        before = self.kept()
+        weight = weight_OI.float()
+        target = torch.where(before, weight, weight - self._split.read())
+        kept = pattern.mask(saliency(target, importance_OI))
+        self._keep(torch.where(kept, target, -target), kept)
+        return int((kept != before).sum())
+
+    def rescale_dual(self, factor: float) -> None:
+        split, kept = self._split.read(), self.kept()
+        self._split = Stored.of(torch.where(kept, split, split * factor), self._precision)
+
+    @property
+    def nbytes(self) -> int:
+        return self._split.nbytes + self._bits.nbytes
+
+    def state(self) -> dict:
+        return {"split": self._split.state(), "bits": self._bits}
+
+    def restore(self, state: dict) -> None:
+        self._split, self._bits = Stored(**state["split"]), state["bits"]
+
+
+class SeparateState(State):
+    """z and u as two tensors: the paper's layout, with its one scale a tensor and margin 1.05 where z is fp8."""
+
+    def __init__(self, weight_OI: torch.Tensor, pattern: Pattern, precision: str, dual_precision: str):
+        self._precision, self._dual_precision = precision, dual_precision
+        self._sparse = self._stored(weight_OI * pattern.mask(saliency(weight_OI)))
+        self._dual = Stored.of(torch.zeros_like(weight_OI), dual_precision)
+
+    def _stored(self, sparse: torch.Tensor) -> Stored:
+        return Stored.of(sparse, self._precision, _PAPER_MARGIN)
+
+    def kept(self) -> torch.Tensor:
+        return self.sparse() != 0
+
+    def difference(self) -> torch.Tensor:
+        return self.sparse() - self._dual.read()
+
+    def sparse(self) -> torch.Tensor:
+        return self._sparse.read()
+
+    def update(self, weight_OI: torch.Tensor, pattern: Pattern, importance_OI: torch.Tensor | None = None) -> int:
+        before = self.kept()
+        target = weight_OI.float() + self._dual.read()
+        kept = pattern.mask(saliency(target, importance_OI))
+        self._sparse = self._stored(target * kept)
+        self._dual = Stored.of(target - self.sparse(), self._dual_precision)
+        return int((self.kept() != before).sum())
+
+    def rescale_dual(self, factor: float) -> None:
+        self._dual = Stored.of(self._dual.read() * factor, self._dual_precision)
+
+    @property
+    def nbytes(self) -> int:
+        return self._sparse.nbytes + self._dual.nbytes
+
+    def state(self) -> dict:
+        return {"sparse": self._sparse.state(), "dual": self._dual.state()}
+
+    def restore(self, state: dict) -> None:
+        self._sparse, self._dual = Stored(**state["sparse"]), Stored(**state["dual"])

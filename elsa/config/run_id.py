@@ -4,7 +4,7 @@ import elsa
 from elsa.config.schema import PruneConfig
 from elsa.files import content_hash
 
-_NOT_SCIENCE = {"paths", "tracker", "device", "activations"}
+_NOT_SCIENCE = {"paths", "tracker", "device", "activations", "checkpoint"}
 
 
 def run_name(run: PruneConfig, config: dict) -> str:
@@ -32,7 +32,7 @@ def settings(run: PruneConfig, config: dict) -> dict:
 
 
 def _science(run: PruneConfig, config: dict) -> dict:
-    unread = {"sparsity", "data", "seed", "training", "penalty"} - set(run.method.reads)
+    unread = {"sparsity", "data", "seed", "training", "penalty", "precision"} - set(run.method.reads)
     return {key: value for key, value in config.items() if key not in _NOT_SCIENCE | unread}
 
 

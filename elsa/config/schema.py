@@ -15,8 +15,9 @@ from typing import Any, get_type_hints
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from elsa.admm.loop import Training
 from elsa.admm.penalty import Penalty
+from elsa.admm.precision import Precision
+from elsa.admm.training import Training
 from elsa.data.sources import Source, Tokens
 from elsa.errors import UserError, did_you_mean, require
 from elsa.evaluate.perplexity import Perplexity
@@ -37,6 +38,18 @@ class Paths:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Checkpointing:
+    """Every how many minutes a training run keeps its state, and how many of the last states stay on disk."""
+
+    every_minutes: float
+    keep: int
+
+    def __post_init__(self):
+        require(self.every_minutes >= 0, "every_minutes", self.every_minutes, "0 for every step, or a positive number")
+        require(self.keep >= 1, "keep", self.keep, "at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
 class PruneConfig:
     """One pruning run."""
 
@@ -46,12 +59,14 @@ class PruneConfig:
     method: Method
     training: Training
     penalty: Penalty
+    precision: Precision
     eval: Perplexity
     tracker: TrackerSource
     paths: Paths
     seed: int
     device: str
     activations: str
+    checkpoint: Checkpointing
 
     def check(self) -> Coverage:
         """Raise `UserError` for what can be known before weights are loaded; return what will be pruned."""
@@ -61,6 +76,8 @@ class PruneConfig:
             _check("data", self.data.check, "train")
         _check("eval", self.eval.check)
         _check("method", self.method.check, self.training)
+        if "precision" in self.method.reads:
+            _check("precision", self.precision.check, self.training.optimizer, self.training.accumulation)
         resolved_device(self.device)
         skeleton = self.model.skeleton(Path(self.paths.cache))
         longest, length = max_positions(skeleton), getattr(self.data, "sequence_length", 0)

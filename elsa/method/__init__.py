@@ -7,14 +7,17 @@ and writes `prune`; any other inherits `Method` and writes `apply`.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 from torch import nn
 
-from elsa.admm.loop import Training
+from elsa.admm.loop import Checkpoints, NoCheckpoints
+from elsa.admm.optimizer import Stepper
 from elsa.admm.penalty import Penalty
+from elsa.admm.precision import Precision
+from elsa.admm.training import Training
 from elsa.errors import require
 from elsa.layerwise.driver import BlockPruner, LayerPruner, prune_blocks
 from elsa.layerwise.statistics import add_to_gram, empty_gram
@@ -27,15 +30,17 @@ class Task:
     """What a run hands to its method.
 
     `windows(count)`: int32 token windows [count, L] of the train split. `activations`: where block-wise methods keep a
-    block's inputs (`elsa.layerwise.activations`).
+    block's inputs (`elsa.layerwise.activations`). `checkpoints`: where training keeps its state.
     """
 
     pattern: Pattern
     training: Training
     penalty: Penalty
+    precision: Precision
     windows: Callable[[int], torch.Tensor]
     log: Callable[[int, dict], None]
     activations: str = "auto"
+    checkpoints: Checkpoints = field(default_factory=NoCheckpoints)
 
 
 class Method(ABC):
@@ -87,3 +92,15 @@ def prune_model(
     blocks = decoder_blocks(model)
     weights = [linear_weights(block, f"block {index}: ") for index, block in enumerate(blocks)]
     prune_blocks(model, blocks, weights, pruner, pattern, windows_NL, place)
+
+
+def trainable(model: nn.Module) -> list[nn.Parameter]:
+    """All parameters that get a gradient, each once."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def state_bytes(model: nn.Module, stepper: Stepper) -> dict[str, float]:
+    """Bytes a parameter that weights and moments really hold."""
+    numel = sum(parameter.numel() for parameter in model.parameters())
+    weights = sum(parameter.nbytes for parameter in model.parameters())
+    return {"weights_per_parameter": weights / numel, "moments_per_parameter": stepper.nbytes / numel}

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from torch import nn
 
 from elsa.admm.engine import Admm
-from elsa.admm.loop import Training, train
+from elsa.admm.loop import Loop
+from elsa.admm.optimizer import Stepper
+from elsa.admm.training import Training
 from elsa.errors import require
-from elsa.method import Method, Task
+from elsa.method import Method, Task, state_bytes, trainable
 from elsa.model.prunable import prunable_weights
 
 
@@ -23,7 +25,7 @@ class Elsa(Method):
     interval: int
     projection: str
 
-    reads = ("sparsity", "data", "seed", "training", "penalty")
+    reads = ("sparsity", "data", "seed", "training", "penalty", "precision")
 
     def __post_init__(self):
         require(self.interval >= 1, "interval", self.interval, "at least 1 step")
@@ -38,14 +40,19 @@ class Elsa(Method):
         require(has_moments, "projection", self.projection, wanted)
 
     def apply(self, model: nn.Module, task: Task) -> dict:
-        training = task.training
+        training, precision, weights = task.training, task.precision, prunable_weights(model)
         windows = task.windows(training.steps * training.batch_size)
-        optimizer = training.make_optimizer(model)
-        admm = Admm(
-            prunable_weights(model), optimizer, task.pattern, task.penalty,
-            steps=training.steps, interval=self.interval, objective_aware=self.projection == "objective_aware",
-        )  # fmt: skip
-        train(model, optimizer, windows, training, admm, task.log)
+        with precision.applied(model):
+            stepper = Stepper(trainable(model), training, precision)
+            admm = Admm(
+                weights, stepper, task.pattern, task.penalty, precision, steps=training.steps, interval=self.interval,
+                objective_aware=self.projection == "objective_aware",
+            )  # fmt: skip
+            Loop(model, stepper, training, precision, admm).run(windows, task.log, task.checkpoints)
         before = admm.distances()
         admm.project_weights()
-        return {"training_tokens": windows.numel(), "before_projection": before}
+        numel = sum(weight.parameter.numel() for weight in weights.values())
+        return {
+            "training_tokens": windows.numel(), "before_projection": before,
+            "bytes": {"admm_per_prunable_weight": admm.nbytes / numel} | state_bytes(model, stepper),
+        }  # fmt: skip

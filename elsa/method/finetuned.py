@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from elsa.admm.loop import NoConstraint, train
-from elsa.method import Method, Task
+from elsa.admm.loop import Loop, NoConstraint
+from elsa.admm.optimizer import Stepper
+from elsa.method import Method, Task, state_bytes, trainable
 from elsa.method.dense import Dense
 from elsa.model.prunable import PrunableWeight, prunable_weights
 
@@ -24,17 +25,20 @@ class FineTuned(Method):
 
     @property
     def reads(self) -> tuple[str, ...]:
-        return tuple({*self.start.reads, "data", "seed", "training"})
+        return tuple({*self.start.reads, "data", "seed", "training", "precision"})
 
     def apply(self, model: nn.Module, task: Task) -> dict:
-        facts = self.start.apply(model, task)
-        training = task.training
+        training, precision = task.training, task.precision
+        facts = {} if task.checkpoints.exist() else self.start.apply(model, task)
         windows = task.windows(training.steps * training.batch_size)
-        optimizer = training.make_optimizer(model)
-        constraint = NoConstraint() if isinstance(self.start, Dense) else FixedSupport(prunable_weights(model))
-        train(model, optimizer, windows, training, constraint, task.log)
+        with precision.applied(model):
+            stepper = Stepper(trainable(model), training, precision)
+            free = isinstance(self.start, Dense)
+            constraint = NoConstraint() if free else FixedSupport(prunable_weights(model))
+            loop = Loop(model, stepper, training, precision, constraint, facts)
+            loop.run(windows, task.log, task.checkpoints)
         constraint.check()
-        return facts | {"training_tokens": windows.numel()}
+        return loop.facts | {"training_tokens": windows.numel(), "bytes": state_bytes(model, stepper)}
 
 
 class FixedSupport(NoConstraint):
@@ -43,12 +47,13 @@ class FixedSupport(NoConstraint):
     interval = 32
 
     def __init__(self, weights: Mapping[str, PrunableWeight]):
-        self._pruned = {name: (weight, weight.value_OI == 0) for name, weight in weights.items()}
+        self._weights = {name: weight.parameter for name, weight in weights.items()}
+        self._zeros = {parameter: parameter == 0 for parameter in self._weights.values()}
 
     @torch.no_grad()
-    def add_gradient(self) -> None:
-        for weight, zeros in self._pruned.values():
-            weight.gradient_OI.masked_fill_(zeros, 0)
+    def add_gradient(self, parameter: nn.Parameter) -> None:
+        if parameter in self._zeros:
+            parameter.grad.masked_fill_(self._zeros[parameter], 0)
 
     def after_step(self, step: int) -> dict:
         if step % self.interval == 0:
@@ -58,5 +63,12 @@ class FixedSupport(NoConstraint):
     @torch.no_grad()
     def check(self) -> None:
         """Hold the live parameters against the support: an optimiser that moves zeros is a bug, not a result."""
-        for name, (weight, zeros) in self._pruned.items():
-            assert not (weight.value_OI * zeros).any(), f"{name} has left the support"
+        for name, parameter in self._weights.items():
+            assert not (parameter * self._zeros[parameter]).any(), f"{name} has left the support"
+
+    def state(self) -> dict:
+        return {name: self._zeros[parameter] for name, parameter in self._weights.items()}
+
+    def restore(self, state: dict) -> None:
+        for name, parameter in self._weights.items():
+            self._zeros[parameter] = state[name].to(parameter.device)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from elsa.admm.state import SplitState
+from elsa.admm.state import MergedState
 from elsa.errors import require
 from elsa.layerwise.capture import BlockReplay
 from elsa.layerwise.driver import collect
@@ -45,7 +45,7 @@ class Safe(BlockwiseMethod):
         importance = self._importance(replay, index, layers)
         targets = replay.outputs(index)
         parameters = [weight.parameter for weight in layers.values()]
-        states = {name: SplitState.start(weight.value_OI, pattern) for name, weight in layers.items()}
+        states = {name: MergedState(weight.value_OI, pattern) for name, weight in layers.items()}
         optimizer = torch.optim.Adam(parameters, lr=self.learning_rate, fused=True)
         steps = self.epochs * len(targets)
         for step in range(steps):

@@ -10,6 +10,8 @@ import math
 from dataclasses import dataclass, field
 from statistics import fmean, stdev
 
+from elsa.files import flattened
+
 _PROTOCOL = ("windows", "length", "split", "formula", "autocast", "data_sha256")
 
 
@@ -87,7 +89,7 @@ def _labels(records: list[dict]) -> dict[str, str]:
     labels = {}
     for method in dict.fromkeys(record["method"] for record in records):
         own = [record for record in records if record["method"] == method]
-        flat = {record["name"]: _flat(record["settings"]) for record in own}
+        flat = {record["name"]: flattened(record["settings"]) for record in own}
         cells: dict[str, set[str]] = {}
         for record in own:
             cells.setdefault(record["pattern"], set()).add(_key(record["settings"]))
@@ -99,15 +101,8 @@ def _labels(records: list[dict]) -> dict[str, str]:
     return labels
 
 
-def _flat(tree: dict, prefix: str = "") -> dict[str, object]:
-    flat = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
-
-
 def _key(settings: dict) -> str:
-    return str(sorted(_flat(settings).items()))
+    return str(sorted(flattened(settings).items()))
 
 
 def markdown_grid(grid: Grid) -> str:

@@ -9,7 +9,7 @@ from importlib import import_module
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
-from elsa.errors import UserError, did_you_mean
+from elsa.errors import Stopped, UserError, did_you_mean
 
 COMMANDS = {
     "prune": "prune a model, evaluate it and keep the record (the default)",
@@ -69,6 +69,9 @@ def _hydra_main(command: str, failed: list[str]) -> Callable:
             failed.append(_one_line(error))
             print(f"elsa: {failed[-1]}", file=sys.stderr, flush=True)
             return None
+        except Stopped as stopped:
+            print(f"elsa: {stopped}", file=sys.stderr, flush=True)
+            sys.exit(stopped.exit_code)
 
     return hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)(guarded)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import random
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,14 +13,17 @@ from filelock import FileLock, Timeout
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
+import elsa
+from elsa.checkpoint.resume import RunCheckpoints
 from elsa.checkpoint.saving import check_pattern, count_zeros, save
 from elsa.config.run_id import method_name, run_name, settings
 from elsa.config.schema import PruneConfig, resolved_device
 from elsa.data.windows import WindowReader, windows_hash
 from elsa.errors import UserError
-from elsa.files import write_json
+from elsa.files import flattened, read_json, write_json
 from elsa.method import Task
 from elsa.method.dense import Dense
+from elsa.model.loading import Pretrained
 from elsa.model.prunable import Coverage, PrunableWeight, prunable_weights
 from elsa.report.record import environment, read_record, write_record
 from elsa.track import Tracker
@@ -57,40 +61,86 @@ def _run_once(run: PruneConfig, config: dict, covered: Coverage) -> Path:
 
 
 def _run(run: PruneConfig, config: dict, covered: Coverage, folder: Path) -> None:
+    """Prune and save, unless an earlier process got that far; then evaluate and write the record."""
     seconds: dict[str, float] = {}
     device, cache = resolved_device(run.device), Path(run.paths.cache)
-    random.seed(run.seed)
-    torch.manual_seed(run.seed)
     write_json(folder / "config.json", config)
+    stage = read_json(folder / "pruned.json")
+    source = run.model if stage is None else _saved(run, folder, stage["dtype"])
     with _timed(seconds, "load"):
-        model, tokenizer = run.model.load(cache, device)
+        model, tokenizer = source.load(cache, device)
         reader = WindowReader(tokenizer=tokenizer, cache=cache, begin_with_bos=run.model.begin_with_bos)
         held_out = run.eval.read(reader)
-    tracker = run.tracker.open(folder, folder.name, config)
+    hashes: dict[str, str] = {}
+    checkpoints = _checkpoints(run, config, folder, hashes)
+    tracker = run.tracker.open(folder, folder.name, config, checkpoints.step() if stage is None else sys.maxsize)
     summary: dict[str, float] = {}
     try:
-        outcome = _prune(run, model, reader, tracker, seconds)
-        with _timed(seconds, "save"):
-            sparsity = _save_and_count(run, model, tokenizer, folder)
+        if stage is None:
+            stage = _prune_and_save(run, model, tokenizer, reader, tracker, checkpoints, hashes, folder)
+        seconds |= stage["seconds"]
         with _timed(seconds, "evaluate"):
             perplexity = run.eval.evaluate(model, held_out)
         summary = {f"perplexity/{name}": score["perplexity"] for name, score in perplexity.items()}
     finally:
         tracker.close(summary)
-    identity = {"name": folder.name, "model": run.model.name, "method": method_name(config["method"])}
-    identity |= {"pattern": _pattern_name(run), "seed": run.seed, "settings": settings(run, config)}
-    record = identity | {"perplexity": perplexity, "sparsity": sparsity} | outcome
+    record = {"name": folder.name, "model": run.model.name, "method": method_name(config["method"])}
+    record |= {"pattern": _pattern_name(run), "seed": run.seed, "settings": settings(run, config)}
+    record |= {"perplexity": perplexity} | stage["outcome"]
     record |= {"coverage": dataclasses.asdict(covered), "device": device}
     record |= {"seconds": {phase: round(value, 3) for phase, value in seconds.items()}}
     science = {group: node for group, node in config.items() if group != "paths"}  # config.json holds them too
     write_record(folder, record | {"config": science, "environment": environment()})
 
 
+def _saved(run: PruneConfig, folder: Path, dtype: str) -> Pretrained:
+    bos = run.model.begin_with_bos
+    return Pretrained(name=run.model.name, path=str(folder / "model"), revision=None, dtype=dtype, begin_with_bos=bos)
+
+
+def _checkpoints(run: PruneConfig, config: dict, folder: Path, hashes: dict[str, str]) -> RunCheckpoints:
+    def fingerprint() -> dict:
+        facts = {"config": settings(run, config), "model": run.model.identity(), "data": hashes}
+        return flattened(facts | {"elsa": elsa.__version__})
+
+    every, keep = run.checkpoint.every_minutes, run.checkpoint.keep
+    return RunCheckpoints(folder / "checkpoints", every, keep, fingerprint)
+
+
+def _prune_and_save(
+    run: PruneConfig,
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerFast,
+    reader: WindowReader,
+    tracker: Tracker,
+    checkpoints: RunCheckpoints,
+    hashes: dict[str, str],
+    folder: Path,
+) -> dict:
+    """Apply the method, save and count; what is known so far, kept in `pruned.json` so that it is never done twice."""
+    seconds: dict[str, float] = {}
+    random.seed(run.seed)
+    torch.manual_seed(run.seed)
+    outcome = _prune(run, model, reader, tracker, checkpoints, hashes, seconds)
+    with _timed(seconds, "save"):
+        outcome |= {"sparsity": _save_and_count(run, model, tokenizer, folder)}
+    stage = {"outcome": outcome, "seconds": seconds, "dtype": str(model.dtype).removeprefix("torch.")}
+    if (folder / "model").is_dir():
+        write_json(folder / "pruned.json", stage)
+    checkpoints.discard()
+    return stage
+
+
 def _prune(
-    run: PruneConfig, model: nn.Module, reader: WindowReader, tracker: Tracker, seconds: dict[str, float]
+    run: PruneConfig,
+    model: nn.Module,
+    reader: WindowReader,
+    tracker: Tracker,
+    checkpoints: RunCheckpoints,
+    hashes: dict[str, str],
+    seconds: dict[str, float],
 ) -> dict:
     """Apply the method; its facts, the hashes of the data it saw, and its peak memory."""
-    hashes: dict[str, str] = {}
     device = resolved_device(run.device)
 
     def windows(count: int) -> torch.Tensor:
@@ -100,8 +150,8 @@ def _prune(
         return found
 
     task = Task(
-        pattern=run.sparsity, training=run.training, penalty=run.penalty, windows=windows, log=tracker.log,
-        activations=run.activations,
+        pattern=run.sparsity, training=run.training, penalty=run.penalty, precision=run.precision, windows=windows,
+        log=tracker.log, activations=run.activations, checkpoints=checkpoints,
     )  # fmt: skip
     reset_peak(device)
     with _timed(seconds, "prune"):

@@ -19,5 +19,5 @@ class TrackerSource(ABC):
     """A tracker's knobs, known before the run; `open` starts it."""
 
     @abstractmethod
-    def open(self, folder: Path, name: str, config: dict) -> Tracker:
-        """Start tracking the run `name` in its run `folder`; `config` is the resolved config as JSON."""
+    def open(self, folder: Path, name: str, config: dict, step: int = 0) -> Tracker:
+        """Track the run `name` in its run `folder` from after `step` on; `config` is the resolved config as JSON."""

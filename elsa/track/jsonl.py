@@ -4,22 +4,25 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from elsa.files import write_atomically
 from elsa.track import Tracker, TrackerSource
 
 
 @dataclass(frozen=True, kw_only=True)
 class Jsonl(TrackerSource):
-    """One file a run; a run that starts again starts the file again."""
+    """One file a run. A run that goes on keeps the lines up to the step it goes on from."""
 
-    def open(self, folder: Path, name: str, config: dict) -> Tracker:
-        return JsonlTracker(folder / "metrics.jsonl")
+    def open(self, folder: Path, name: str, config: dict, step: int = 0) -> Tracker:
+        return JsonlTracker(folder / "metrics.jsonl", step)
 
 
 class JsonlTracker:
     """Appends and flushes: a reader sees every line as soon as it is logged."""
 
-    def __init__(self, path: Path):
-        self._file = path.open("w")
+    def __init__(self, path: Path, step: int = 0):
+        kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= step]
+        write_atomically(path, lambda temporary: temporary.write_text("".join(f"{line}\n" for line in kept)))
+        self._file = path.open("a")
 
     def log(self, step: int, metrics: dict) -> None:
         self._file.write(json.dumps({"step": step} | metrics) + "\n")
@@ -27,3 +30,8 @@ class JsonlTracker:
 
     def close(self, summary: dict) -> None:
         self._file.close()
+
+
+def _whole_lines(path: Path) -> list[str]:
+    """The lines of the file; the last one does not count if a killed process left it unfinished."""
+    return path.read_text().split("\n")[:-1] if path.is_file() else []

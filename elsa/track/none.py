@@ -10,7 +10,7 @@ from elsa.track import Tracker, TrackerSource
 class NoTracker(TrackerSource):
     """Metrics are thrown away; `result.json` is all that remains."""
 
-    def open(self, folder: Path, name: str, config: dict) -> Tracker:
+    def open(self, folder: Path, name: str, config: dict, step: int = 0) -> Tracker:
         return self
 
     def log(self, step: int, metrics: dict) -> None:

@@ -20,8 +20,8 @@ class Wandb(TrackerSource):
     group: str | None
     mode: str | None
 
-    def open(self, folder: Path, name: str, config: dict) -> Tracker:
-        return WandbTracker(self, folder, name, config)
+    def open(self, folder: Path, name: str, config: dict, step: int = 0) -> Tracker:
+        return WandbTracker(self, folder, name, config, step)
 
     def resolved_mode(self) -> str:
         has_key = bool(os.environ.get("WANDB_API_KEY") or wandb.api.api_key)
@@ -31,8 +31,8 @@ class Wandb(TrackerSource):
 class WandbTracker:
     """Logs to both places; the first failure of wandb is reported and ends its part."""
 
-    def __init__(self, source: Wandb, folder: Path, name: str, config: dict):
-        self._jsonl = JsonlTracker(folder / "metrics.jsonl")
+    def __init__(self, source: Wandb, folder: Path, name: str, config: dict, step: int):
+        self._jsonl = JsonlTracker(folder / "metrics.jsonl", step)
         self._run = None
         self._run = self._guarded(
             lambda: wandb.init(

@@ -13,8 +13,10 @@ from pathlib import Path
 import torch
 
 from elsa.admm.engine import Admm
-from elsa.admm.loop import Constraint, NoConstraint, Training, train
+from elsa.admm.loop import Constraint, Loop, NoConstraint
+from elsa.admm.optimizer import Stepper
 from elsa.admm.penalty import Constant
+from elsa.admm.training import Training
 from elsa.config.compose import compose
 from elsa.config.schema import PruneConfig, build
 from elsa.model.prunable import prunable_weights
@@ -27,24 +29,27 @@ def seconds_a_step(with_admm: bool, options: argparse.Namespace, model: torch.nn
         steps=options.interval, batch_size=options.batch, accumulation=1, optimizer="adam", learning_rate=1e-4,
         warmup_steps=0, decay_fraction=0.0, beta1=0.9, beta2=0.95, gradient_clip=1.0, autocast="bfloat16",
     )  # fmt: skip
-    optimizer = training.make_optimizer(model)
+    precision = build(PruneConfig, compose(f"precision={options.precision}")).precision
+    stepper = Stepper(model.parameters(), training, precision)
     constraint: Constraint = NoConstraint()
     if with_admm:
         constraint = Admm(
-            prunable_weights(model), optimizer, Pattern(pattern="unstructured", ratio=0.9), Constant(value=0.01),
-            steps=options.interval * (options.rounds + 1), interval=options.interval, objective_aware=True,
+            prunable_weights(model), stepper, Pattern(pattern="unstructured", ratio=0.9), Constant(value=0.01),
+            precision, steps=options.interval * (options.rounds + 1), interval=options.interval, objective_aware=True,
         )  # fmt: skip
     shape = (options.interval * options.batch, options.length)
     windows = torch.randint(0, model.config.vocab_size, shape, generator=torch.Generator().manual_seed(0))
+    model.train()
     while True:
         start = time.perf_counter()
-        train(model, optimizer, windows.int(), training, constraint, lambda step, metrics: None)
+        Loop(model, stepper, training, precision, constraint).run(windows.int(), lambda step, metrics: None)
         yield (time.perf_counter() - start) / options.interval
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="tiny", help="a choice of conf/model")
+    parser.add_argument("--precision", default="elsa", help="a choice of conf/precision")
     parser.add_argument("--interval", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=10, help="timed intervals of each kind, after one of warm-up")
     parser.add_argument("--batch", type=int, default=4)

@@ -7,10 +7,13 @@ import torch
 from torch import nn
 
 from elsa.admm.engine import Admm
-from elsa.admm.loop import NoConstraint, Training, train
+from elsa.admm.loop import Loop, NoConstraint
+from elsa.admm.optimizer import Stepper
 from elsa.admm.penalty import Constant, Linear
+from elsa.admm.training import Training
 from elsa.model.prunable import PrunableWeight
 from elsa.sparsity.pattern import Pattern
+from tests.method.methods import PRECISION
 
 HALF = Pattern(pattern="unstructured", ratio=0.5)
 
@@ -19,19 +22,19 @@ def one_layer(weight, **options):
     """ADMM on a single linear layer with the given weight."""
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
     layer.weight.data = weight.clone()
-    optimizer = torch.optim.Adam(layer.parameters(), lr=0.0)
+    stepper = Stepper(layer.parameters(), training(), PRECISION)
     settings = {"steps": 100, "interval": 10, "objective_aware": False, "penalty": Constant(value=0.1)} | options
-    admm = Admm({"layer": PrunableWeight(layer, False)}, optimizer, HALF, **settings)
-    return layer, optimizer, admm
+    admm = Admm({"layer": PrunableWeight(layer, False)}, stepper, HALF, precision=PRECISION, **settings)
+    return layer, stepper, admm
 
 
-def set_second_moment(layer, optimizer, value):
-    optimizer.state[layer.weight] = {"exp_avg_sq": value}
+def set_second_moment(layer, stepper, value):
+    stepper._of[layer.weight].state[layer.weight] = {"exp_avg_sq": value}
 
 
 def test_projection_uses_adams_second_moment():
-    layer, optimizer, admm = one_layer(torch.tensor([[1.0, 2.0, 3.0, 4.0]]), objective_aware=True)
-    set_second_moment(layer, optimizer, torch.tensor([[100.0, 100.0, 0.01, 0.01]]))
+    layer, stepper, admm = one_layer(torch.tensor([[1.0, 2.0, 3.0, 4.0]]), objective_aware=True)
+    set_second_moment(layer, stepper, torch.tensor([[100.0, 100.0, 0.01, 0.01]]))
     admm.project_weights()
     assert layer.weight.tolist() == [[1.0, 2.0, 0.0, 0.0]]
 
@@ -41,7 +44,7 @@ def test_dual_is_rescaled_at_the_moment_the_penalty_changes():
     before = admm.penalty
     admm.after_step(10)
     state = admm._states["layer"]
-    dual = -state.split * ~state.kept
+    dual = -state.difference() * ~state.kept()
     assert admm.penalty == pytest.approx(2 * before)
     assert dual.tolist() == [[0.5, 1.0, 0.0, 0.0]]  # u was 1 and 2; λ doubled
 
@@ -52,13 +55,13 @@ def test_a_ramp_from_zero_never_wipes_the_dual():
         assert admm.penalty > 0
         admm.after_step(step)
         state = admm._states["layer"]
-        assert bool(((-state.split * ~state.kept).abs().sum(1) > 0).all())
+        assert bool(((-state.difference() * ~state.kept()).abs().sum(1) > 0).all())
 
 
 def test_proximal_gradient_is_the_penalty_times_the_distance_and_is_not_clipped():
     layer, _, admm = one_layer(torch.tensor([[10.0, 20.0, 3000.0, 4000.0]]))
     layer.weight.grad = torch.zeros(1, 4)
-    admm.add_gradient()
+    admm.add_gradient(layer.weight)
     assert layer.weight.grad.tolist() == [[1.0, 2.0, 0.0, 0.0]]  # 0.1 · (x − z): whatever the number of processes
 
 
@@ -94,8 +97,10 @@ def run(settings, model=None):
     model = model or Recorder()
     windows = torch.randint(0, 10, (12, 5), generator=torch.Generator().manual_seed(0), dtype=torch.int32)
     logged = []
-    optimizer = settings.make_optimizer(model)
-    train(model, optimizer, windows, settings, NoConstraint(), lambda step, metrics: logged.append((step, metrics)))
+    stepper = Stepper(model.parameters(), settings, PRECISION)
+    model.train()
+    loop = Loop(model, stepper, settings, PRECISION, NoConstraint())
+    loop.run(windows, lambda step, metrics: logged.append((step, metrics)))
     return model, windows, logged
 
 

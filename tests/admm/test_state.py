@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from elsa.admm.penalty import Constant, Cosine
-from elsa.admm.state import SplitState
+from elsa.admm.state import MergedState
 from elsa.sparsity.pattern import Pattern
 from elsa.sparsity.projection import project
 
@@ -39,7 +39,7 @@ def test_merged_state_equals_two_tensors_bit_for_bit(weighted, penalty, pattern)
     start, goal = torch.randn(2, 100, 200, generator=generator)
     curvature = torch.rand(100, 200, generator=generator) + 0.1
     weights, moments = [start.clone(), start.clone()], [torch.zeros_like(start), torch.zeros_like(start)]
-    states = [SplitState.start(start, pattern), TwoTensors(start, pattern)]
+    states = [MergedState(start, pattern), TwoTensors(start, pattern)]
     current = penalty.at(INTERVAL / STEPS)
     supports = set()
     for step in range(1, STEPS + 1):
@@ -57,20 +57,20 @@ def test_merged_state_equals_two_tensors_bit_for_bit(weighted, penalty, pattern)
             current = following
         merged, two = states
         assert torch.equal(weights[0], weights[1])
-        assert torch.equal(merged.split, two.z - two.u)
-        assert torch.equal(merged.split * merged.kept, two.z)
-        assert torch.equal(-merged.split * ~merged.kept, two.u)
-        supports.add(tuple(merged.kept.flatten().nonzero().flatten().tolist()))
+        assert torch.equal(merged.difference(), two.z - two.u)
+        assert torch.equal(merged.sparse(), two.z)
+        assert torch.equal(-merged.difference() * ~merged.kept(), two.u)
+        supports.add(tuple(merged.kept().flatten().nonzero().flatten().tolist()))
     assert len(supports) > 10  # the mask moved: the equality was put to the test
 
 
 def test_a_flip_of_the_mask_is_counted():
     pattern = Pattern(pattern="unstructured", ratio=0.5)
-    state = SplitState.start(torch.tensor([[1.0, 2.0, 3.0, 4.0]]), pattern)
+    state = MergedState(torch.tensor([[1.0, 2.0, 3.0, 4.0]]), pattern)
     assert state.update(torch.tensor([[9.0, 2.0, 3.0, 4.0]]), pattern) == 2
 
 
 def test_residual_is_measured_against_the_sparse_copy():
-    state = SplitState.start(torch.tensor([[3.0, 1.0]]), Pattern(pattern="unstructured", ratio=0.5))
+    state = MergedState(torch.tensor([[3.0, 1.0]]), Pattern(pattern="unstructured", ratio=0.5))
     residual, sparse = state.residual_squared(torch.tensor([[5.0, 1.0]]))
     assert (float(residual), float(sparse)) == (5.0, 9.0)

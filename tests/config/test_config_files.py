@@ -14,7 +14,7 @@ from elsa.config.schema import EvaluateConfig, PruneConfig, ReportConfig, build
 ROOT = Path(__file__).parents[2]
 WITH_TARGET = sorted(
     path.relative_to(CONF).as_posix()
-    for group in ("model", "data", "sparsity", "method", "training", "penalty", "eval", "tracker")
+    for group in ("model", "data", "sparsity", "method", "training", "penalty", "precision", "eval", "tracker")
     for path in (CONF / group).glob("*.yaml")
 )
 
@@ -85,8 +85,8 @@ def test_hub_models_and_data_are_pinned_or_known_not_to_be():
 
 
 def test_groups_are_the_nouns_of_a_run():
-    expected = ["data", "eval", "experiment", "method", "model", "paths", "penalty", "sparsity", "sweep"]
-    expected += ["tracker", "training"]
+    expected = ["data", "eval", "experiment", "method", "model", "paths", "penalty", "precision"]
+    expected += ["sparsity", "sweep", "tracker", "training"]
     assert groups() == expected
 
 

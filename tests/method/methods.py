@@ -1,6 +1,7 @@
 """Every method with settings for models of a few thousand weights."""
 
-from elsa.admm.loop import Training
+from elsa.admm.precision import Precision
+from elsa.admm.training import Training
 from elsa.method.alps import Alps
 from elsa.method.dense import Dense
 from elsa.method.elsa import Elsa
@@ -15,6 +16,11 @@ from elsa.method.wanda import Wanda
 TRAINING = Training(
     steps=6, batch_size=4, accumulation=1, optimizer="adam", learning_rate=1e-3, warmup_steps=0, decay_fraction=1.0,
     beta1=0.9, beta2=0.95, gradient_clip=1.0, autocast="bfloat16",
+)  # fmt: skip
+
+PRECISION = Precision(
+    weights="float32", moments="float32", state="float32", dual=None, gradient_release=False,
+    activation_checkpointing=False, loss_chunk=None,
 )  # fmt: skip
 
 METHODS = {

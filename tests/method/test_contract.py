@@ -10,7 +10,7 @@ from elsa.method import Task
 from elsa.model.prunable import prunable_weights
 from elsa.sparsity.pattern import Pattern
 from tests.conftest import random_model
-from tests.method.methods import METHODS, TRAINING
+from tests.method.methods import METHODS, PRECISION, TRAINING
 
 PATTERNS = {"70 %": Pattern(pattern="unstructured", ratio=0.7), "2:4": Pattern(pattern="2:4", ratio=None)}
 
@@ -18,8 +18,8 @@ PATTERNS = {"70 %": Pattern(pattern="unstructured", ratio=0.7), "2:4": Pattern(p
 def task(windows, pattern):
     logged = []
     made = Task(
-        pattern=pattern, training=TRAINING, penalty=Constant(value=0.1), windows=lambda count: windows[:count],
-        log=lambda step, metrics: logged.append((step, metrics)),
+        pattern=pattern, training=TRAINING, penalty=Constant(value=0.1), precision=PRECISION,
+        windows=lambda count: windows[:count], log=lambda step, metrics: logged.append((step, metrics)),
     )  # fmt: skip
     return made, logged
 

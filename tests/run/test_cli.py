@@ -1,46 +1,15 @@
 """The program as a user runs it, on a small random model and a small corpus."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from elsa.run.cli import main
+from tests.run.runs import of, records
 
 TRAINING = ["training.steps=6", "training.batch_size=2", "training.learning_rate=1e-3", "method.interval=2"]
-
-
-@pytest.fixture
-def elsa(tmp_path, saved_model, corpus, monkeypatch, capsys):
-    """Run `elsa <arguments>` in the test's folder; returns (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("ELSA_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*arguments, model=True):
-        base = ["model=pretrained", "model.name=small", f"model.path={saved_model}", *corpus] if model else []
-        monkeypatch.setattr(sys, "argv", ["elsa", *arguments[:1], *base, *arguments[1:]])
-        capsys.readouterr()
-        try:
-            main()
-            code = 0
-        except SystemExit as leaving:
-            code = leaving.code or 0
-        out = capsys.readouterr()
-        return code, out.out, out.err
-
-    return run
-
-
-def records(folder=Path()):
-    return {path.parent: json.loads(path.read_text()) for path in folder.glob("outputs/runs/*/result.json")}
-
-
-def of(method):
-    return next((folder, record) for folder, record in records().items() if record["method"] == method)
 
 
 def test_elsa_prunes_saves_counts_evaluates_and_records(elsa, tmp_path):
@@ -212,7 +181,10 @@ def test_every_knob_changes_the_result(elsa):
             "training.learning_rate=2e-3", "training.warmup_steps=2", "training.decay_fraction=0.5",
             "training.beta1=0.5", "training.beta2=0.5", "training.gradient_clip=1e-3", "training.autocast=none",
             "method.interval=3", "method.projection=euclidean", "penalty.value=1.0", "penalty=cosine",
-            "sparsity.ratio=0.6", "seed=1", "data.sequence_length=12",
+            "sparsity.ratio=0.6", "seed=1", "data.sequence_length=12", "precision.moments=8bit",
+            "precision.moments=8bit precision.weights=bfloat16", "precision.state=bfloat16", "precision.state=float8",
+            "precision.state=float8 precision.dual=bfloat16", "precision.gradient_release=true",
+            "precision.loss_chunk=8",
         ],
         "sparsegpt": [
             "method.damping=1.0", "method.block_size=8", "method.match_reference=true", "method.calibration_windows=2",
@@ -224,7 +196,7 @@ def test_every_knob_changes_the_result(elsa):
             "method.refine_iterations=2", "method.refine_tolerance=0.5",
         ],
         "l_admm": [
-            "method.damping=1.0", "method.iterations=30", "method.mask_iterations=5", "method.match_reference=true",
+            "method.damping=1.0", "method.iterations=40", "method.mask_iterations=5", "method.match_reference=true",
         ],
         "safe": [
             "method.epochs=3", "method.learning_rate=1e-3", "method.penalty=0.1", "method.perturbation=0.0",

@@ -1,0 +1,84 @@
+"""Where the bytes of a training run go: dtypes of weights, moments and ADMM state, and what trades time for memory."""
+
+import importlib.util
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from elsa.admm.state import MergedState, SeparateState, State
+from elsa.admm.storage import PRECISIONS
+from elsa.errors import UserError, require
+from elsa.sparsity.pattern import Pattern
+
+
+@dataclass(frozen=True, kw_only=True)
+class Precision:
+    """`weights`: float32 or bfloat16 (with stochastic rounding). `moments`: Adam's, float32 or 8bit (torchao's).
+
+    `state`: z − u as one tensor in float32, bfloat16 or float8, and a mask bit. `dual`: null, or the dtype of u if z
+    and u are to be two tensors as in the paper (Elsa-L: float8 and bfloat16). `gradient_release`: each parameter is
+    updated inside the backward pass and its gradient freed; the clipping factor is then that of the step before.
+    `activation_checkpointing`: blocks are computed again in the backward pass. `loss_chunk`: tokens whose logits exist
+    at once; null for all.
+    """
+
+    weights: str
+    moments: str
+    state: str
+    dual: str | None
+    gradient_release: bool
+    activation_checkpointing: bool
+    loss_chunk: int | None
+
+    def __post_init__(self):
+        _one_of("weights", self.weights, ("float32", "bfloat16"))
+        _one_of("moments", self.moments, ("float32", "8bit"))
+        _one_of("state", self.state, PRECISIONS)
+        _one_of("dual", self.dual, (None, *PRECISIONS))
+        rounded = self.weights == "float32" or self.moments == "8bit"
+        require(
+            rounded, "weights", self.weights, "stochastic rounding comes with 8-bit Adam; set precision.moments=8bit"
+        )
+        require(self.loss_chunk is None or self.loss_chunk >= 1, "loss_chunk", self.loss_chunk, "at least 1, or null")
+
+    def check(self, optimizer: str, accumulation: int) -> None:
+        """Raise `UserError` for what does not go together, or for a library that is missing."""
+        if self.moments == "8bit":
+            require(optimizer == "adam", "moments", "8bit", f"is Adam's; training.optimizer={optimizer}")
+            if importlib.util.find_spec("torchao") is None:
+                raise UserError("moments=8bit: torchao is not installed; run: pip install elsa[lowbit]")
+        whole = accumulation == 1 or not self.gradient_release
+        require(whole, "gradient_release", True, f"needs training.accumulation=1, not {accumulation}")
+
+    def start_state(self, weight_OI: torch.Tensor, pattern: Pattern) -> State:
+        """ADMM's state of one weight at the start of a run."""
+        if self.dual is None:
+            return MergedState(weight_OI, pattern, self.state)
+        return SeparateState(weight_OI, pattern, self.state, self.dual)
+
+    @contextmanager
+    def applied(self, model: nn.Module) -> Iterator[None]:
+        """The model in training mode, in these dtypes (which stay), with checkpointing if that is wanted."""
+        model.to(getattr(torch, self.weights))
+        was_training = model.training
+        model.train()
+        if self.activation_checkpointing:
+            _renamed(model, "enable")({"use_reentrant": False})
+        try:
+            yield
+        finally:
+            if self.activation_checkpointing:
+                _renamed(model, "disable")()
+            model.train(was_training)
+
+
+def _renamed(model: nn.Module, verb: str) -> Callable:
+    """Newer transformers say activation checkpointing, older ones gradient checkpointing."""
+    return getattr(model, f"activation_checkpointing_{verb}", None) or getattr(model, f"gradient_checkpointing_{verb}")
+
+
+def _one_of(key: str, value: object, known: tuple) -> None:
+    require(value in known, key, value, f"known: {', '.join('null' if each is None else each for each in known)}")

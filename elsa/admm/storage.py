@@ -1,0 +1,45 @@
+"""How a tensor of ADMM's state is kept: in fp32, in bf16, or in fp8 with scales. Arithmetic uses what `read` gives.
+
+Shapes: a weight is [O, I].
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+_FP8 = torch.float8_e4m3fn
+_LARGEST = torch.finfo(_FP8).max
+PRECISIONS = ("float32", "bfloat16", "float8")
+
+
+@dataclass
+class Stored:
+    """`values`: the kept tensor. `scale`: what fp8 values are multiplied with, [O, 1] or a scalar; None otherwise."""
+
+    values: torch.Tensor
+    scale: torch.Tensor | None
+
+    @classmethod
+    def of(cls, tensor_OI: torch.Tensor, precision: str, margin: float | None = None) -> "Stored":
+        """`precision`: one of `PRECISIONS`. fp8 has one scale a row, or with `margin` one a tensor.
+
+        A scale maps the largest magnitude to fp8's largest number, or to 1 / `margin` of it.
+        """
+        if precision != "float8":
+            return cls(tensor_OI.to(getattr(torch, precision), copy=True), None)
+        largest = tensor_OI.abs().float()
+        largest = largest.amax(1, keepdim=True) if margin is None else largest.amax() * margin
+        scale = (largest / _LARGEST).clamp_min(torch.finfo(torch.float32).tiny)
+        return cls((tensor_OI / scale).clamp_(-_LARGEST, _LARGEST).to(_FP8), scale)
+
+    def read(self) -> torch.Tensor:
+        """The tensor, in the kept precision, or in fp32 if that is fp8."""
+        return self.values if self.scale is None else self.values.float() * self.scale
+
+    @property
+    def nbytes(self) -> int:
+        return self.values.nbytes + (0 if self.scale is None else self.scale.nbytes)
+
+    def state(self) -> dict:
+        """For a checkpoint."""
+        return {"values": self.values, "scale": self.scale}

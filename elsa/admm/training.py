@@ -1,0 +1,49 @@
+"""The budget and optimiser settings of every method that trains."""
+
+from dataclasses import dataclass
+
+from elsa.errors import require
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """Budget and optimiser of every method that trains.
+
+    `batch_size`: windows a step; with `accumulation` they go through the model in parts. `decay_fraction`: the share
+    of the steps, at the end, in which the learning rate falls linearly to 0 (1.0: from the first step, as in the
+    paper). `gradient_clip`: largest global norm of the loss's gradient. `optimizer`: adam, or sgd with momentum beta1.
+    """
+
+    steps: int
+    batch_size: int
+    accumulation: int
+    optimizer: str
+    learning_rate: float
+    warmup_steps: int
+    decay_fraction: float
+    beta1: float
+    beta2: float
+    gradient_clip: float
+    autocast: str
+
+    def __post_init__(self):
+        require(self.steps >= 1, "steps", self.steps, "at least 1")
+        require(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
+        divides = self.accumulation >= 1 and self.batch_size % self.accumulation == 0
+        require(divides, "accumulation", self.accumulation, f"a divisor of batch_size={self.batch_size}")
+        require(self.optimizer in ("adam", "sgd"), "optimizer", self.optimizer, "known: adam, sgd")
+        require(self.learning_rate > 0, "learning_rate", self.learning_rate, "positive, for example 2e-4")
+        warm = 0 <= self.warmup_steps < self.steps
+        require(warm, "warmup_steps", self.warmup_steps, f"from 0 to below steps={self.steps}")
+        require(0 <= self.decay_fraction <= 1, "decay_fraction", self.decay_fraction, "a share of the steps, 0 to 1")
+        require(0 <= self.beta1 < 1, "beta1", self.beta1, "in [0, 1), for example 0.9")
+        require(0 <= self.beta2 < 1, "beta2", self.beta2, "in [0, 1), for example 0.95")
+        require(self.gradient_clip > 0, "gradient_clip", self.gradient_clip, "positive, for example 1.0")
+        require(self.autocast in ("bfloat16", "none"), "autocast", self.autocast, "known: bfloat16, none")
+
+    def learning_rate_at(self, step: int) -> float:
+        """The rate of step 0 … steps − 1: linear warm-up, plateau, linear decay that would reach 0 at `steps`."""
+        warm = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
+        decay_steps = self.decay_fraction * self.steps
+        decay = min(1.0, (self.steps - step) / decay_steps) if decay_steps else 1.0
+        return self.learning_rate * min(warm, decay)

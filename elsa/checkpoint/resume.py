@@ -1,0 +1,105 @@
+"""The state of a training run on disk: whole or absent, the last few kept, continued only by the very same run.
+
+Files are `step-<step>.pt` in one folder. SIGTERM and Ctrl-C save and stop, SIGUSR1 saves and goes on.
+"""
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from elsa.errors import Stopped, UserError
+from elsa.files import remove_leftovers, write_atomically
+
+_STOPPING = (signal.SIGTERM, signal.SIGINT)
+
+
+class RunCheckpoints:
+    """Saves every `every_minutes` (0: every step) and keeps the last `keep`.
+
+    `fingerprint()`: flat, JSON-like facts about config, model and data. A state that was saved under other facts is
+    refused.
+    """
+
+    def __init__(self, folder: Path, every_minutes: float, keep: int, fingerprint: Callable[[], dict]):
+        self._folder, self._every, self._keep, self._fingerprint = folder, 60 * every_minutes, keep, fingerprint
+        self._saved_at = time.monotonic()
+        self._received: signal.Signals | None = None
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Heed the signals inside the block. Only the main thread of a process can."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {each: signal.signal(each, self._receive) for each in (*_STOPPING, signal.SIGUSR1)}
+        try:
+            yield
+        finally:
+            for each, handler in before.items():
+                signal.signal(each, handler)
+        if self._received in _STOPPING:  # too late to be saved by the block
+            signal.raise_signal(self._received)
+
+    def _receive(self, number: int, frame: object) -> None:
+        if self._received == number == signal.SIGINT:  # asked twice: now
+            raise KeyboardInterrupt
+        self._received = signal.Signals(number)
+
+    def exist(self) -> bool:
+        """Whether there is a state to go on from."""
+        return bool(self._files())
+
+    def step(self) -> int:
+        """The step after which the run will go on."""
+        return int(self._files()[-1].stem.split("-")[1]) if self._files() else 0
+
+    def latest(self) -> dict | None:
+        """The state to go on from. Raises `UserError` if it is that of another run, naming what differs."""
+        if not self.exist():
+            return None
+        path = self._files()[-1]
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        now = self._fingerprint()
+        differing = [key for key, value in saved["fingerprint"].items() if key in now and now[key] != value]
+        if differing:
+            shown = "; ".join(f"{key} was {saved['fingerprint'][key]} and is {now[key]}" for key in differing[:5])
+            raise UserError(f"{path}: saved by another run ({shown}); delete {self._folder} to start again")
+        print(f"{path}: going on after step {saved['step']}", flush=True)
+        return saved
+
+    def due(self) -> bool:
+        return self._received is not None or time.monotonic() - self._saved_at >= self._every
+
+    def save(self, step: int, state: dict) -> None:
+        """Write the state. A full disk is reported and the run goes on, its last state untouched."""
+        path = self._folder / f"step-{step:08d}.pt"
+        state = state | {"fingerprint": self._fingerprint()}
+        try:
+            remove_leftovers(path)
+            write_atomically(path, lambda temporary: torch.save(state, temporary))
+            for old in self._files()[: -self._keep]:
+                old.unlink()
+        except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+            print(f"elsa: {path} could not be saved: {' '.join(str(error).split())[:200]}", file=sys.stderr, flush=True)
+        self._saved_at = time.monotonic()
+        received, self._received = self._received, None
+        if received in _STOPPING:
+            raise Stopped(
+                received, f"stopped by {received.name} after step {step}; the same command goes on from there"
+            )
+
+    def discard(self) -> None:
+        """Remove all states: the run needs none any more."""
+        for path in self._files():
+            path.unlink()
+        if self._folder.is_dir() and not any(self._folder.iterdir()):
+            self._folder.rmdir()
+
+    def _files(self) -> list[Path]:
+        return sorted(self._folder.glob("step-*.pt"))

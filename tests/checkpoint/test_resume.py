@@ -1,0 +1,166 @@
+"""A run that was interrupted ends with the very weights of one that was not."""
+
+import dataclasses
+import errno
+import os
+import signal
+
+import pytest
+import torch
+
+from elsa.checkpoint.resume import RunCheckpoints
+from elsa.config.compose import compose
+from elsa.config.schema import PruneConfig, build
+from elsa.errors import Stopped, UserError
+from tests.conftest import random_model
+from tests.method.methods import METHODS, TRAINING
+from tests.method.test_contract import PATTERNS, task
+
+STEPS = 8
+PRECISIONS = {name: build(PruneConfig, compose(f"precision={name}")).precision for name in ("elsa", "elsa_l")}
+PRECISIONS["elsa_l_paper"] = build(PruneConfig, compose("precision=elsa_l_paper")).precision
+
+
+class PowerLoss(BaseException):
+    """The process is gone."""
+
+
+class Interrupted(RunCheckpoints):
+    """Loses power after having saved a step."""
+
+    def __init__(self, *arguments, at):
+        super().__init__(*arguments)
+        self._at = at
+
+    def save(self, step, state):
+        super().save(step, state)
+        if step == self._at:
+            raise PowerLoss
+
+
+def checkpoints(folder, **facts):
+    return RunCheckpoints(folder, 0, 2, lambda: {"method.interval": 2} | facts)
+
+
+def prune(method, windows, precision="elsa", kept=None, family="llama"):
+    """Weights after the method on a fresh model."""
+    torch.manual_seed(0)
+    model = random_model(family)
+    given, logged = task(windows, PATTERNS["70 %"])
+    changes = {"training": dataclasses.replace(TRAINING, steps=STEPS, batch_size=2), "precision": PRECISIONS[precision]}
+    changes |= {} if kept is None else {"checkpoints": kept}
+    facts = METHODS[method].apply(model, dataclasses.replace(given, **changes))
+    return model.state_dict(), facts, logged
+
+
+def assert_same(left, right):
+    assert left.keys() == right.keys()
+    assert all(torch.equal(left[key], right[key]) for key in left)
+
+
+@pytest.mark.parametrize("method", ["elsa", "finetuned"])
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("at", [1, 3, STEPS])
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, windows, method, precision, at):
+    expected, facts, logged = prune(method, windows, precision)
+    with pytest.raises(PowerLoss):
+        prune(method, windows, precision, Interrupted(tmp_path, 0, 2, dict, at=at))
+    torch.manual_seed(99)
+    result, its_facts, its_logged = prune(method, windows, precision, RunCheckpoints(tmp_path, 0, 2, dict))
+    assert_same(result, expected)
+    assert its_facts == facts
+    timeless = [(step, {k: v for k, v in m.items() if k != "tokens_per_second"}) for step, m in its_logged]
+    assert timeless == [
+        (step, {k: v for k, v in m.items() if k != "tokens_per_second"}) for step, m in logged if step > at
+    ]
+
+
+def test_dropout_goes_on_with_the_same_random_numbers(tmp_path, windows, monkeypatch):
+    from tests import conftest
+
+    monkeypatch.setattr(conftest.CONFIGS["opt"], "dropout", 0.3)
+    expected, _, _ = prune("elsa", windows, family="opt")
+    with pytest.raises(PowerLoss):
+        prune("elsa", windows, "elsa", Interrupted(tmp_path, 0, 2, dict, at=3), family="opt")
+    result, _, _ = prune("elsa", windows, "elsa", checkpoints(tmp_path), family="opt")
+    assert_same(result, expected)
+
+
+def test_a_process_that_dies_while_it_writes_leaves_the_state_before(tmp_path, windows, monkeypatch):
+    expected, _, _ = prune("elsa", windows)
+    save = torch.save
+
+    def dying(state, path):
+        if state["step"] == 4:
+            path.write_bytes(b"half a file")
+            path.replace(path.with_name(".left-behind.pt"))  # as SIGKILL leaves it: nothing cleans up
+            raise PowerLoss
+        save(state, path)
+
+    monkeypatch.setattr(torch, "save", dying)
+    with pytest.raises((PowerLoss, FileNotFoundError)):
+        prune("elsa", windows, kept=checkpoints(tmp_path))
+    monkeypatch.setattr(torch, "save", save)
+    kept = checkpoints(tmp_path)
+    assert kept.step() == 3
+    result, _, _ = prune("elsa", windows, kept=kept)
+    assert_same(result, expected)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000007.pt", "step-00000008.pt"]
+
+
+def test_a_full_disk_is_reported_and_the_run_goes_on(tmp_path, windows, monkeypatch, capsys):
+    expected, _, _ = prune("elsa", windows)
+
+    def full(state, path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    result, _, _ = prune("elsa", windows, kept=checkpoints(tmp_path))
+    assert_same(result, expected)
+    assert "No space left on device" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_state_of_another_run_is_refused_with_what_differs(tmp_path, windows):
+    prune("elsa", windows, kept=checkpoints(tmp_path, **{"data.train[16]": "abc", "model.sha256": "1"}))
+    with pytest.raises(UserError, match=r"saved by another run \(data\.train\[16\] was abc and is xyz\); delete"):
+        checkpoints(tmp_path, **{"data.train[16]": "xyz", "model.sha256": "1"}).latest()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_stop_saves_first(tmp_path, windows, number, monkeypatch):
+    expected, _, _ = prune("elsa", windows)
+    kept = RunCheckpoints(tmp_path, 60, 2, dict)
+    update = METHODS["elsa"].__class__.apply.__globals__["Admm"].after_step
+
+    def with_signal(self, step):
+        if step == 5:
+            os.kill(os.getpid(), number)
+        return update(self, step)
+
+    monkeypatch.setattr("elsa.method.elsa.Admm.after_step", with_signal)
+    with pytest.raises(Stopped, match="after step 5; the same command goes on") as stopped:
+        prune("elsa", windows, kept=kept)
+    assert stopped.value.exit_code == 128 + number
+    monkeypatch.undo()
+    result, _, _ = prune("elsa", windows, kept=checkpoints(tmp_path))
+    assert_same(result, expected)
+
+
+def test_sigusr1_saves_and_goes_on(tmp_path, windows):
+    kept = RunCheckpoints(tmp_path, 60, 2, dict)
+    with kept.listening():
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert kept.due()
+        kept.save(3, {"step": 3})
+        assert not kept.due()
+    assert kept.step() == 3
+
+
+def test_masked_fine_tuning_goes_on_without_its_start(tmp_path, windows, monkeypatch):
+    with pytest.raises(PowerLoss):
+        prune("finetuned", windows, kept=Interrupted(tmp_path, 0, 2, dict, at=2))
+    start = METHODS["finetuned"].start
+    monkeypatch.setattr(type(start), "apply", lambda self, model, task: pytest.fail("the start ran again"))
+    _, facts, _ = prune("finetuned", windows, kept=checkpoints(tmp_path))
+    assert facts["calibration_tokens"] == 8 * 16
