@@ -1,6 +1,7 @@
 """The optimiser of a run: one for all parameters, or one for each where gradients are released during backward."""
 
 import shutil
+import warnings
 from collections.abc import Iterable
 
 import torch
@@ -64,6 +65,7 @@ def _make(parameters: list[nn.Parameter], training: Training, precision: Precisi
         return torch.optim.Adam(parameters, lr=training.learning_rate, betas=betas, fused=True)
     from torchao.optim import Adam8bit  # an optional extra, and slow to import
 
+    warnings.filterwarnings("ignore", "OptimState8bit does not implement")  # a cache that it could use and does not
     rounding = precision.weights == "bfloat16"
     return Adam8bit(parameters, lr=training.learning_rate, betas=betas, bf16_stochastic_round=rounding)
 

@@ -4,7 +4,7 @@ import elsa
 from elsa.config.schema import PruneConfig
 from elsa.files import content_hash
 
-_NOT_SCIENCE = {"paths", "tracker", "device", "activations", "checkpoint"}
+_NOT_SCIENCE = {"paths", "tracker", "device", "activations", "checkpoint", "plan"}
 
 
 def run_name(run: PruneConfig, config: dict) -> str:

@@ -50,6 +50,21 @@ class Checkpointing:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Planning:
+    """What `elsa plan` plans for. `device_memory_gib`: null for that of this machine. `dry_run_steps`: 0 for none."""
+
+    devices: int
+    device_memory_gib: float | None
+    dry_run_steps: int
+
+    def __post_init__(self):
+        require(self.devices >= 1, "devices", self.devices, "at least 1")
+        known = self.device_memory_gib is None or self.device_memory_gib > 0
+        require(known, "device_memory_gib", self.device_memory_gib, "positive, for example 80, or null")
+        require(self.dry_run_steps >= 0, "dry_run_steps", self.dry_run_steps, "0 for none, or at least 2")
+
+
+@dataclass(frozen=True, kw_only=True)
 class PruneConfig:
     """One pruning run."""
 
@@ -67,6 +82,7 @@ class PruneConfig:
     device: str
     activations: str
     checkpoint: Checkpointing
+    plan: Planning
 
     def check(self) -> Coverage:
         """Raise `UserError` for what can be known before weights are loaded; return what will be pruned."""

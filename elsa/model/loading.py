@@ -14,7 +14,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from elsa import hub
 from elsa.errors import UserError, did_you_mean, require
@@ -46,12 +53,15 @@ class ModelSource(ABC):
     def location(self, cache: Path) -> dict[str, Any]:
         """Arguments that tell `from_pretrained` where the model is."""
 
+    def structure(self, cache: Path) -> PretrainedConfig:
+        """The model's config: its layers and their sizes."""
+        with _explained(self.name):
+            return AutoConfig.from_pretrained(**self.location(cache), trust_remote_code=False)
+
     def skeleton(self, cache: Path) -> PreTrainedModel:
         """The model without memory for its weights (meta device), to look at its structure."""
-        with _explained(self.name):
-            config = AutoConfig.from_pretrained(**self.location(cache), trust_remote_code=False)
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config)
+            return AutoModelForCausalLM.from_config(self.structure(cache))
 
     def load(self, cache: Path, device: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
         """The model in evaluation mode on `device`, and its tokenizer."""
@@ -66,10 +76,14 @@ class ModelSource(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrained(ModelSource):
-    """A local folder or a hub id; `revision` pins a hub id to a commit."""
+    """A local folder or a hub id; `revision` pins a hub id to a commit.
+
+    `architecture`: the sizes in the model's config, with which `elsa plan` works where the hub cannot be reached.
+    """
 
     path: str
     revision: str | None
+    architecture: dict | None = None
 
     def check(self) -> None:
         if Path(self.path).is_dir():
@@ -78,6 +92,14 @@ class Pretrained(ModelSource):
             return
         looks_local = self.path.startswith((".", "/", "~")) or self.path.count("/") != 1
         require(not looks_local, "path", self.path, "no such folder; a hub id has the form organisation/name")
+
+    def structure(self, cache: Path) -> PretrainedConfig:
+        try:
+            return super().structure(cache)
+        except UserError:
+            if self.architecture is None:
+                raise
+            return AutoConfig.for_model(**self.architecture)
 
     def identity(self) -> dict:
         folder = Path(self.path)

@@ -1,5 +1,6 @@
 """The program `elsa`: pick the subcommand, run its Hydra main, turn every user's mistake into one line and exit 2."""
 
+import logging
 import os
 import re
 import sys
@@ -13,6 +14,7 @@ from elsa.errors import Stopped, UserError, did_you_mean
 
 COMMANDS = {
     "prune": "prune a model, evaluate it and keep the record (the default)",
+    "plan": "what the same arguments to prune would need in memory and time, before anything is loaded",
     "evaluate": "score a saved model",
     "report": "tables of finished runs, averaged over seeds",
 }
@@ -52,13 +54,15 @@ def _check_choice(argument: str) -> None:
 
 def _hydra_main(command: str, failed: list[str]) -> Callable:
     """Import the subcommand only now, so that help and typos cost nothing."""
+    for library in ("torchao", "torch.utils._pytree"):  # of no concern to a user, and printed on every start
+        logging.getLogger(library).setLevel(logging.ERROR)
     import hydra
-    from transformers.utils import logging
+    from transformers.utils import logging as transformers_logging
 
     from elsa.config.compose import CONF
 
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
     job = getattr(import_module(f"elsa.run.{command}"), command)
 
     def guarded(composed):
@@ -73,7 +77,9 @@ def _hydra_main(command: str, failed: list[str]) -> Callable:
             print(f"elsa: {stopped}", file=sys.stderr, flush=True)
             sys.exit(stopped.exit_code)
 
-    return hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)(guarded)
+    return hydra.main(version_base="1.3", config_path=str(CONF), config_name="prune" if command == "plan" else command)(
+        guarded
+    )
 
 
 def _one_line(error: Exception) -> str:

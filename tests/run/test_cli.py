@@ -120,6 +120,18 @@ def test_report_averages_seeds_and_skips_what_is_no_record(elsa, tmp_path):
     assert all((Path("outputs/runs") / run).is_dir() for run in lines[1].split(",")[-1].split())
 
 
+def test_plan_says_what_fits_and_measures_a_dry_run(elsa):
+    code, out, _ = elsa("plan", *TRAINING, "plan.dry_run_steps=2")
+    assert code == 0
+    assert "15,360 prunable" in out
+    assert "16.12 bytes a prunable weight" in out
+    assert "s a step" in out
+    assert not Path("outputs").exists()
+    code, out, err = elsa("plan", *TRAINING, "plan.device_memory_gib=0.000001")
+    assert (code, err) == (2, "elsa: plan.device_memory_gib=1e-06: nothing known makes this run fit\n")
+    assert "precision.gradient_release=true" in out
+
+
 def test_help_lists_commands_groups_and_choices(elsa):
     for arguments in ([], ["--help"], ["prune", "--help"]):
         code, out, _ = elsa(*arguments, model=False)
@@ -148,6 +160,8 @@ def test_cfg_job_prints_the_resolved_run_and_starts_nothing(elsa):
         (["prun", "method=wanda"], "prun: no such command; did you mean 'prune'?"),
         (["sparsity.ratio=1.5"], "sparsity.ratio=1.5: the fraction of zeros lies in [0, 1), for example 0.9"),
         (["activations=gpu"], "activations=gpu: known: auto, device, cpu, disk"),
+        (["plan", "method=wanda"], "method=wanda: plan is for methods that train"),
+        (["precision=elsa_l", "training.accumulation=8"], "precision.gradient_release=True: needs training.accumul"),
         (["evaluate", "checkpoint=nowhere"], "checkpoint=nowhere: no such folder"),
         (["evaluate"], "checkpoint=???: must be given"),
         (["report", "records=[nowhere]"], "records=nowhere: no such folder"),

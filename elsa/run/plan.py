@@ -1,0 +1,138 @@
+"""`elsa plan`: what the same arguments to `elsa prune` would need, before anything is loaded."""
+
+import dataclasses
+import os
+import time
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from elsa.admm.loop import Loop, NoConstraint
+from elsa.admm.optimizer import Stepper
+from elsa.admm.precision import Precision
+from elsa.admm.training import Training
+from elsa.config.compose import plain
+from elsa.config.run_id import method_name
+from elsa.config.schema import PruneConfig, build, resolved_device
+from elsa.data.sources import Tokens
+from elsa.errors import UserError, require
+from elsa.method import trainable
+from elsa.plan.memory import Need, Shape, advice, measure, need
+from elsa.track.memory import peak_bytes, reset_peak
+
+_GIB = 2**30
+_KINDS = ("weights", "moments", "admm", "gradients", "activations", "logits")
+
+
+def plan(composed: DictConfig) -> None:
+    """Print bytes by kind for the config as given, then for each change until it fits; with a dry run also the time."""
+    settings = plain(composed)
+    run = build(PruneConfig, settings)
+    trains = "training" in run.method.reads
+    require(trains, "method", method_name(settings["method"]), "plan is for methods that train: elsa, finetuned")
+    require(
+        not isinstance(run.data, Tokens), "data", "tokens", "name a text source, so that the window length is known"
+    )
+    config = run.model.structure(Path(run.paths.cache))
+    device = resolved_device(run.device)
+    memory = run.plan.device_memory_gib * _GIB if run.plan.device_memory_gib else _memory_of(device)
+    tried = advice(_need(run, config, {}), lambda each: each.peak <= memory, _changes(run, config))
+    _print(run, tried, memory, measure(config, run.training, run.precision.weights, run.data.sequence_length))
+    if run.plan.dry_run_steps:
+        _dry_run(run, device)
+
+
+def _changes(run: PruneConfig, config: object) -> dict:
+    """Settings that need less, each on top of those before it."""
+    smaller: dict[str, dict] = {
+        "precision.loss_chunk=2048": {"loss_chunk": 2048},
+        "precision.activation_checkpointing=true": {"activation_checkpointing": True},
+    }
+    if run.training.accumulation == 1:
+        smaller["precision.gradient_release=true"] = {"gradient_release": True}
+    smaller["precision.weights=bfloat16 .moments=8bit .state=bfloat16"] = {
+        "weights": "bfloat16", "moments": "8bit", "state": "bfloat16", "dual": None,
+    }  # fmt: skip
+    smaller["precision.state=float8"] = {"state": "float8"}
+    changes, so_far = {}, {}
+    for name, change in smaller.items():
+        so_far = so_far | change
+        if dataclasses.replace(run.precision, **so_far) != run.precision:
+            changes[name] = lambda changed=so_far: _need(run, config, changed)
+    for batch in (4, 2, 1):
+        if batch < run.training.batch_size:
+            changes[f"training.batch_size={batch}"] = lambda b=batch, c=so_far: _need(run, config, c, batch=b)
+    return changes
+
+
+def _need(run: PruneConfig, config: object, changed: dict, batch: int | None = None) -> Need:
+    precision = dataclasses.replace(run.precision, **changed)
+    smaller = {} if batch is None else {"batch_size": batch, "accumulation": 1}
+    training = dataclasses.replace(run.training, **smaller)
+    shape = measure(config, training, precision.weights, run.data.sequence_length)
+    return need(
+        shape, training, precision, run.data.sequence_length, constrained="penalty" in run.method.reads,
+        devices=run.plan.devices,
+    )  # fmt: skip
+
+
+def _print(run: PruneConfig, tried: list[tuple[str, Need]], memory: float, shape: Shape) -> None:
+    devices = run.plan.devices
+    tokens = run.training.batch_size * run.data.sequence_length
+    print(f"{run.model.name}: {shape.parameters:,} parameters, {shape.prunable:,} prunable, {shape.blocks} blocks")
+    print(f"{run.training.steps:,} steps of {tokens:,} tokens, {run.training.steps * tokens:,} in all")
+    title = f"GiB on {'the device' if devices == 1 else f'each of {devices} devices'} ({memory / _GIB:.0f} GiB)"
+    table = Table(title=title)
+    for header in ("settings, each on top of the last", *_KINDS, "peak", "fits"):
+        table.add_column(header, justify="left" if header.startswith("settings") else "right")
+    for name, each in tried:
+        digits = 1 if each.peak > 10 * _GIB else 3
+        values = [f"{getattr(each, kind) / _GIB:,.{digits}f}" for kind in (*_KINDS, "peak")]
+        table.add_row(name, *values, "yes" if each.peak <= memory else "no")
+    Console(width=140).print(table)
+    per_weight = (tried[-1][1].weights + tried[-1][1].moments) * devices / shape.parameters
+    per_weight += tried[-1][1].admm * devices / shape.prunable
+    print(f"{per_weight:.2f} bytes a prunable weight without gradients in the last row")
+    if devices > 1:
+        print("These are the bytes of an even spread over devices; elsa itself trains on one device so far.")
+    if tried[-1][1].peak > memory:
+        raise UserError(f"plan.device_memory_gib={memory / _GIB:g}: nothing known makes this run fit")
+
+
+def _dry_run(run: PruneConfig, device: str) -> None:
+    """Train a few steps on random tokens; print seconds a step, the time of the whole run and the peak memory."""
+    steps = run.plan.dry_run_steps
+    model, _ = run.model.load(Path(run.paths.cache), device)
+    training = dataclasses.replace(run.training, steps=steps + 1, warmup_steps=0)
+    length = run.data.sequence_length
+    windows = torch.randint(0, model.config.vocab_size, (training.steps * training.batch_size, length))
+    reset_peak(device)
+    seconds = _seconds_a_step(model, training, run.precision, windows)
+    hours, minutes = divmod(round(seconds * run.training.steps / 60), 60)
+    print(f"dry run: {seconds:.2f} s a step, {hours} h {minutes:02} min for {run.training.steps:,} steps, ", end="")
+    print(f"peak {peak_bytes(device) / _GIB:.2f} GiB (without ADMM's state)")
+
+
+def _seconds_a_step(model: nn.Module, training: Training, precision: Precision, windows: torch.Tensor) -> float:
+    """Of all steps but the first, which compiles and allocates."""
+    times = []
+
+    class Clock(NoConstraint):
+        def after_step(self, step: int) -> dict:
+            times.append(time.perf_counter())
+            return {}
+
+    with precision.applied(model):
+        stepper = Stepper(trainable(model), training, precision)
+        Loop(model, stepper, training, precision, Clock()).run(windows, lambda step, metrics: None)
+    return (times[-1] - times[0]) / (len(times) - 1)
+
+
+def _memory_of(device: str) -> float:
+    if device == "cuda":
+        return float(torch.cuda.get_device_properties(0).total_memory)
+    return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))

@@ -1,0 +1,155 @@
+"""Bytes are counted, low precision stays close, and what saves memory changes no result but where it says so."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from elsa.admm.loop import Loop, NoConstraint
+from elsa.admm.loss import next_token_loss, prove_chunks
+from elsa.admm.optimizer import Stepper
+from elsa.admm.state import MergedState, SeparateState
+from elsa.admm.storage import Stored
+from elsa.config.compose import compose
+from elsa.config.schema import PruneConfig, build
+from elsa.errors import UserError
+from elsa.method import state_bytes, trainable
+from elsa.sparsity.pattern import Pattern
+from tests.conftest import random_model
+from tests.method.methods import PRECISION, TRAINING
+
+NINETY = Pattern(pattern="unstructured", ratio=0.9)
+PRECISIONS = {n: build(PruneConfig, compose(f"precision={n}")).precision for n in ("elsa", "elsa_l", "elsa_l_paper")}
+
+
+def weight(rows=64, columns=512):
+    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(0)) * 0.02
+
+
+@pytest.mark.parametrize(
+    ("state", "most"),
+    [("float32", 4.125), ("bfloat16", 2.125), ("float8", 1.16)],
+)
+def test_the_merged_state_holds_so_many_bytes_a_weight(state, most):
+    assert MergedState(weight(), NINETY, state).nbytes / weight().numel() <= most
+
+
+def test_the_papers_layout_holds_three():
+    assert SeparateState(weight(), NINETY, "float8", "bfloat16").nbytes / weight().numel() == pytest.approx(3, abs=1e-3)
+
+
+@pytest.mark.parametrize(("name", "most"), [("elsa", 16.125), ("elsa_l", 6.2), ("elsa_l_paper", 9.1)])
+def test_weights_moments_and_admm_together(name, most):
+    precision, model = PRECISIONS[name], torch.nn.Linear(512, 512, bias=False)
+    with precision.applied(model) if not precision.activation_checkpointing else _unwrapped(model, precision):
+        stepper = Stepper(trainable(model), TRAINING, precision)
+        model(torch.ones(1, 512, dtype=model.weight.dtype)).sum().backward()
+        stepper.step(model.weight)
+    found = state_bytes(model, stepper)
+    admm = precision.start_state(model.weight.detach(), NINETY).nbytes / model.weight.numel()
+    assert found["weights_per_parameter"] + found["moments_per_parameter"] + admm <= most
+
+
+def _unwrapped(model, precision):
+    return dataclasses.replace(precision, activation_checkpointing=False).applied(model)
+
+
+@pytest.mark.parametrize(("precision", "error"), [("float32", 0), ("bfloat16", 2**-8), ("float8", 2**-4)])
+@pytest.mark.parametrize("margin", [None, 1.05])
+def test_what_is_stored_is_read_back_to_its_precision(precision, error, margin):
+    tensor = weight() * torch.logspace(-3, 3, 64)[:, None]
+    tensor[5] = 0
+    stored = Stored.of(tensor, precision, margin)
+    read = stored.read().float()
+    scale = tensor.abs().amax(1, keepdim=True) if margin is None else tensor.abs().max()
+    # below fp8's smallest normal number the error is absolute
+    assert bool(((read - tensor).abs() <= error * tensor.abs() + error * 2**-8 * scale).all())
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_two_tensors_carry_the_rounding_of_z_in_u(precision):
+    state = SeparateState(weight(), NINETY, "float8", precision)
+    target = weight() * 1.1
+    state.update(target, NINETY)
+    dual = state.sparse() - state.difference()
+    torch.testing.assert_close(dual, (target - state.sparse()).to(dual.dtype), rtol=2**-7, atol=1e-5)
+
+
+def test_chunks_of_logits_give_the_same_loss_and_gradient(model, windows):
+    ids = windows[:2].long()
+    if model.config.model_type in ("gpt2", "gpt_neox"):
+        model.eval()  # dropout
+    else:
+        model.train()
+    whole = next_token_loss(model, ids)
+    whole.backward()
+    expected = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    model.zero_grad()
+    parts = next_token_loss(model, ids, chunk=7)
+    parts.backward()
+    torch.testing.assert_close(parts, whole)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-4, atol=1e-6)
+
+
+def test_a_model_with_logits_of_its_own_is_refused_for_chunks(llama, windows):
+    prove_chunks(llama, windows)
+    llama.lm_head.register_forward_hook(lambda module, args, output: output * args[0].shape[-2])
+    with pytest.raises(UserError, match=r"set precision\.loss_chunk=null"):
+        prove_chunks(llama, windows)
+
+
+def trained(windows, clip=1e9, **changes):
+    torch.manual_seed(0)
+    precision, training = dataclasses.replace(PRECISION, **changes), dataclasses.replace(TRAINING, gradient_clip=clip)
+    model, losses = random_model("llama"), []
+    with precision.applied(model):
+        stepper = Stepper(trainable(model), training, precision)
+        loop = Loop(model, stepper, training, precision, NoConstraint())
+        loop.run(windows, lambda step, metrics: losses.append(metrics["loss"]))
+    return model.state_dict(), losses
+
+
+@pytest.mark.parametrize("change", [{"gradient_release": True}, {"activation_checkpointing": True}])
+def test_saving_memory_changes_no_weight(windows, change):
+    expected, losses = trained(windows)
+    result, its_losses = trained(windows, **change)
+    assert losses == its_losses
+    assert all(torch.equal(result[key], expected[key]) for key in expected)
+
+
+def test_released_gradients_are_clipped_by_the_norm_of_the_step_before(windows):
+    """A clip far below every norm: Adam's step hardly feels it, but its direction must stay that of the gradient."""
+    expected, _ = trained(windows, clip=1e-3)
+    result, _ = trained(windows, clip=1e-3, gradient_release=True)
+    start = random_model("llama").state_dict()
+    for key in expected:
+        moved, its_moved = (expected[key] - start[key]).flatten(), (result[key] - start[key]).flatten()
+        assert torch.cosine_similarity(moved, its_moved, dim=0) > 0.98, key
+
+
+def test_gradients_are_gone_after_a_released_step(windows):
+    model = random_model("llama")
+    precision = dataclasses.replace(PRECISION, gradient_release=True)
+    with precision.applied(model):
+        stepper = Stepper(trainable(model), TRAINING, precision)
+        Loop(model, stepper, TRAINING, precision, NoConstraint()).run(windows, lambda step, metrics: None)
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert not any(p._post_accumulate_grad_hooks for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("changes", "arguments", "line"),
+    [
+        ({}, ["sgd", 1], "moments=8bit: is Adam's; training.optimizer=sgd"),
+        ({"gradient_release": True}, ["adam", 2], "gradient_release=True: needs training.accumulation=1, not 2"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(changes, arguments, line):
+    with pytest.raises(UserError, match=line.replace(".", r"\.")):
+        dataclasses.replace(PRECISION, moments="8bit", **changes).check(*arguments)
+
+
+def test_bf16_weights_need_an_optimizer_that_rounds_stochastically():
+    with pytest.raises(UserError, match=r"set precision\.moments=8bit"):
+        dataclasses.replace(PRECISION, weights="bfloat16")

@@ -1,0 +1,92 @@
+"""Predicted bytes against bytes that are really there."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from elsa.admm.engine import Admm
+from elsa.admm.optimizer import Stepper
+from elsa.admm.penalty import Constant
+from elsa.config.compose import compose
+from elsa.config.schema import PruneConfig, build
+from elsa.method import trainable
+from elsa.model.prunable import prunable_weights
+from elsa.plan.memory import advice, measure, need
+from elsa.sparsity.pattern import Pattern
+from tests.conftest import CONFIGS, random_model
+from tests.method.methods import PRECISION, TRAINING
+
+NINETY = Pattern(pattern="unstructured", ratio=0.9)
+
+
+def predicted(family, precision=PRECISION, **options):
+    shape = measure(CONFIGS[family], TRAINING, precision.weights, 16)
+    return shape, need(shape, TRAINING, precision, 16, **{"constrained": True, "devices": 1} | options)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2", "opt"])
+def test_weights_moments_and_admm_are_those_of_the_real_run(family, windows):
+    model = random_model(family)
+    stepper = Stepper(trainable(model), TRAINING, PRECISION)
+    model(input_ids=windows[:1].long(), labels=windows[:1].long()).loss.backward()
+    stepper.step()
+    admm = Admm(
+        prunable_weights(model), stepper, NINETY, Constant(value=1.0), PRECISION, steps=4, interval=2,
+        objective_aware=True,
+    )  # fmt: skip
+    shape, found = predicted(family)
+    assert found.weights == sum(parameter.nbytes for parameter in model.parameters())
+    assert found.moments == stepper.nbytes
+    assert found.admm == pytest.approx(admm.nbytes, rel=1e-3)
+    assert shape.prunable == sum(weight.parameter.numel() for weight in prunable_weights(model).values())
+
+
+def test_activations_are_what_autograd_really_keeps(llama, windows):
+    seen = {parameter.untyped_storage().data_ptr() for parameter in llama.parameters()}
+    kept, alive = 0, []
+
+    def pack(tensor):
+        nonlocal kept
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in seen:
+            seen.add(storage.data_ptr())
+            alive.append(tensor)
+            kept += storage.nbytes()
+        return tensor
+
+    llama.train()
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t), torch.autocast("cpu", torch.bfloat16):
+        llama.base_model(input_ids=windows[: TRAINING.batch_size].long(), use_cache=False)
+    assert predicted("llama")[0].activations == pytest.approx(kept, rel=0.1)  # attention kernels differ
+
+
+def test_each_way_to_save_memory_saves_where_it_says():
+    _, plain = predicted("llama", constrained=False)
+    _, recomputed = predicted("llama", dataclasses.replace(PRECISION, activation_checkpointing=True))
+    _, released = predicted("llama", dataclasses.replace(PRECISION, gradient_release=True), constrained=False)
+    _, chunked = predicted("llama", dataclasses.replace(PRECISION, loss_chunk=8))
+    _, spread = predicted("llama", devices=4, constrained=False)
+    assert recomputed.activations < plain.activations
+    assert released.gradients < plain.gradients
+    assert chunked.logits == plain.logits / 8
+    assert spread.weights == plain.weights / 4
+    assert spread.peak < plain.peak
+
+
+def test_advice_stops_at_the_first_change_that_fits():
+    _, plain = predicted("llama")
+    half, quarter = dataclasses.replace(plain, weights=plain.weights / 2), dataclasses.replace(plain, weights=0)
+    changes = {"a": lambda: half, "b": lambda: quarter, "c": lambda: pytest.fail("already fits")}
+    tried = advice(plain, lambda each: each.weights < plain.weights / 4, changes)
+    assert [name for name, _ in tried] == ["as given", "a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("model", "parameters"), [("llama_2_7b", 6_738_415_616), ("llama_2_13b", 13_015_864_320), ("gemma_2_27b", None)]
+)
+def test_the_papers_models_can_be_planned_without_a_hub(model, parameters, tmp_path):
+    source = build(PruneConfig, compose(f"model={model}")).model
+    shape = measure(source.structure(tmp_path), dataclasses.replace(TRAINING, batch_size=1), "bfloat16", 128)
+    assert parameters is None or shape.parameters == parameters
+    assert shape.prunable > 0.85 * shape.parameters
