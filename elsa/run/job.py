@@ -52,7 +52,7 @@ def _run_once(run: PruneConfig, config: dict, covered: Coverage) -> Path:
         with FileLock(folder / ".lock", timeout=0):
             if read_record(folder) is None:
                 print(f"{folder}: running ({covered})", flush=True)
-                _run(run, config, covered, folder)
+                _Job(run, config, folder).execute(covered)
             elif not isinstance(run.method, Dense):
                 print(f"{folder}: finished before, not run again (delete the folder to do so)", flush=True)
     except Timeout as error:
@@ -60,104 +60,100 @@ def _run_once(run: PruneConfig, config: dict, covered: Coverage) -> Path:
     return folder
 
 
-def _run(run: PruneConfig, config: dict, covered: Coverage, folder: Path) -> None:
-    """Prune and save, unless an earlier process got that far; then evaluate and write the record."""
-    seconds: dict[str, float] = {}
-    device, cache = resolved_device(run.device), Path(run.paths.cache)
-    write_json(folder / "config.json", config)
-    stage = read_json(folder / "pruned.json")
-    source = run.model if stage is None else _saved(run, folder, stage["dtype"])
-    with _timed(seconds, "load"):
-        model, tokenizer = source.load(cache, device)
-        reader = WindowReader(tokenizer=tokenizer, cache=cache, begin_with_bos=run.model.begin_with_bos)
-        held_out = run.eval.read(reader)
-    hashes: dict[str, str] = {}
-    checkpoints = _checkpoints(run, config, folder, hashes)
-    tracker = run.tracker.open(folder, folder.name, config, checkpoints.step() if stage is None else sys.maxsize)
-    summary: dict[str, float] = {}
-    try:
-        if stage is None:
-            stage = _prune_and_save(run, model, tokenizer, reader, tracker, checkpoints, hashes, folder)
-        seconds |= stage["seconds"]
-        with _timed(seconds, "evaluate"):
-            perplexity = run.eval.evaluate(model, held_out)
-        summary = {f"perplexity/{name}": score["perplexity"] for name, score in perplexity.items()}
-    finally:
-        tracker.close(summary)
-    record = {"name": folder.name, "model": run.model.name, "method": method_name(config["method"])}
-    record |= {"pattern": _pattern_name(run), "seed": run.seed, "settings": settings(run, config)}
-    record |= {"perplexity": perplexity} | stage["outcome"]
-    record |= {"coverage": dataclasses.asdict(covered), "device": device}
-    record |= {"seconds": {phase: round(value, 3) for phase, value in seconds.items()}}
-    science = {group: node for group, node in config.items() if group != "paths"}  # config.json holds them too
-    write_record(folder, record | {"config": science, "environment": environment()})
+class _Job:
+    """One run in its folder. What an earlier process did of it is not done again."""
 
+    def __init__(self, run: PruneConfig, config: dict, folder: Path):
+        self._run, self._config, self._folder = run, config, folder
+        self._device = resolved_device(run.device)
+        self._seconds: dict[str, float] = {}
+        self._hashes: dict[str, str] = {}  # of the data that the method sees
+        checkpoint = run.checkpoint
+        self._checkpoints = RunCheckpoints(
+            folder / "checkpoints", checkpoint.every_minutes, checkpoint.keep, self._fingerprint
+        )
 
-def _saved(run: PruneConfig, folder: Path, dtype: str) -> Pretrained:
-    bos = run.model.begin_with_bos
-    return Pretrained(name=run.model.name, path=str(folder / "model"), revision=None, dtype=dtype, begin_with_bos=bos)
+    def execute(self, covered: Coverage) -> None:
+        """Prune and save, unless that is done; then evaluate and write the record."""
+        run, cache = self._run, Path(self._run.paths.cache)
+        write_json(self._folder / "config.json", self._config)
+        done = read_json(self._folder / "pruned.json")
+        source = run.model if done is None else self._saved_model(done["dtype"])
+        with self._timed("load"):
+            model, tokenizer = source.load(cache, self._device)
+            reader = WindowReader(tokenizer=tokenizer, cache=cache, begin_with_bos=run.model.begin_with_bos)
+            held_out = run.eval.read(reader)
+        step = self._checkpoints.step() if done is None else sys.maxsize
+        tracker = run.tracker.open(self._folder, self._folder.name, self._config, step)
+        summary: dict[str, float] = {}
+        try:
+            if done is None:
+                done = self._prune_and_save(model, tokenizer, reader, tracker)
+            with self._timed("evaluate"):
+                perplexity = run.eval.evaluate(model, held_out)
+            summary = {f"perplexity/{name}": score["perplexity"] for name, score in perplexity.items()}
+        finally:
+            tracker.close(summary)
+        self._write_record(covered, perplexity, done)
 
+    def _prune_and_save(
+        self, model: nn.Module, tokenizer: PreTrainedTokenizerFast, reader: WindowReader, tracker: Tracker
+    ) -> dict:
+        """Apply the method, save and count; what is known then goes into `pruned.json`."""
+        random.seed(self._run.seed)
+        torch.manual_seed(self._run.seed)
+        reset_peak(self._device)
+        with self._timed("prune"):
+            facts = self._run.method.apply(model, self._task(reader, tracker))
+        self._seconds["prune"] -= self._seconds.get("data", 0.0)
+        outcome = {"facts": facts, "data_sha256": self._hashes, "peak_memory_bytes": peak_bytes(self._device)}
+        with self._timed("save"):
+            outcome |= {"sparsity": _save_and_count(self._run, model, tokenizer, self._folder)}
+        phases = {phase: self._seconds[phase] for phase in ("data", "prune", "save") if phase in self._seconds}
+        done = {"outcome": outcome, "seconds": phases, "dtype": str(model.dtype).removeprefix("torch.")}
+        if (self._folder / "model").is_dir():
+            write_json(self._folder / "pruned.json", done)
+        self._checkpoints.discard()
+        return done
 
-def _checkpoints(run: PruneConfig, config: dict, folder: Path, hashes: dict[str, str]) -> RunCheckpoints:
-    def fingerprint() -> dict:
-        facts = {"config": settings(run, config), "model": run.model.identity(), "data": hashes}
-        return flattened(facts | {"elsa": elsa.__version__})
+    def _task(self, reader: WindowReader, tracker: Tracker) -> Task:
+        run = self._run
 
-    every, keep = run.checkpoint.every_minutes, run.checkpoint.keep
-    return RunCheckpoints(folder / "checkpoints", every, keep, fingerprint)
+        def windows(count: int) -> torch.Tensor:
+            with self._timed("data"):
+                found = reader.training(run.data, count, run.seed)
+                self._hashes[f"train[{count}]"] = windows_hash(found)
+            return found
 
+        return Task(
+            pattern=run.sparsity, training=run.training, penalty=run.penalty, precision=run.precision,
+            windows=windows, log=tracker.log, activations=run.activations, checkpoints=self._checkpoints,
+        )  # fmt: skip
 
-def _prune_and_save(
-    run: PruneConfig,
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerFast,
-    reader: WindowReader,
-    tracker: Tracker,
-    checkpoints: RunCheckpoints,
-    hashes: dict[str, str],
-    folder: Path,
-) -> dict:
-    """Apply the method, save and count; what is known so far, kept in `pruned.json` so that it is never done twice."""
-    seconds: dict[str, float] = {}
-    random.seed(run.seed)
-    torch.manual_seed(run.seed)
-    outcome = _prune(run, model, reader, tracker, checkpoints, hashes, seconds)
-    with _timed(seconds, "save"):
-        outcome |= {"sparsity": _save_and_count(run, model, tokenizer, folder)}
-    stage = {"outcome": outcome, "seconds": seconds, "dtype": str(model.dtype).removeprefix("torch.")}
-    if (folder / "model").is_dir():
-        write_json(folder / "pruned.json", stage)
-    checkpoints.discard()
-    return stage
+    def _write_record(self, covered: Coverage, perplexity: dict, done: dict) -> None:
+        run, config = self._run, self._config
+        record = {"name": self._folder.name, "model": run.model.name, "method": method_name(config["method"])}
+        record |= {"pattern": run.sparsity.name if "sparsity" in run.method.reads else "dense", "seed": run.seed}
+        record |= {"settings": settings(run, config), "perplexity": perplexity} | done["outcome"]
+        record |= {"coverage": dataclasses.asdict(covered), "device": self._device}
+        seconds = self._seconds | done["seconds"]
+        record |= {"seconds": {phase: round(value, 3) for phase, value in seconds.items()}}
+        science = {group: node for group, node in config.items() if group != "paths"}  # config.json holds them too
+        write_record(self._folder, record | {"config": science, "environment": environment()})
 
+    def _saved_model(self, dtype: str) -> Pretrained:
+        where, bos = str(self._folder / "model"), self._run.model.begin_with_bos
+        return Pretrained(name=self._run.model.name, path=where, revision=None, dtype=dtype, begin_with_bos=bos)
 
-def _prune(
-    run: PruneConfig,
-    model: nn.Module,
-    reader: WindowReader,
-    tracker: Tracker,
-    checkpoints: RunCheckpoints,
-    hashes: dict[str, str],
-    seconds: dict[str, float],
-) -> dict:
-    """Apply the method; its facts, the hashes of the data it saw, and its peak memory."""
-    device = resolved_device(run.device)
+    def _fingerprint(self) -> dict:
+        facts = {"config": settings(self._run, self._config), "model": self._run.model.identity()}
+        return flattened(facts | {"data": self._hashes, "elsa": elsa.__version__})
 
-    def windows(count: int) -> torch.Tensor:
-        with _timed(seconds, "data"):
-            found = reader.training(run.data, count, run.seed)
-            hashes[f"train[{count}]"] = windows_hash(found)
-        return found
-
-    task = Task(
-        pattern=run.sparsity, training=run.training, penalty=run.penalty, precision=run.precision, windows=windows,
-        log=tracker.log, activations=run.activations, checkpoints=checkpoints,
-    )  # fmt: skip
-    reset_peak(device)
-    with _timed(seconds, "prune"):
-        facts = run.method.apply(model, task)
-    seconds["prune"] -= seconds.get("data", 0.0)
-    return {"facts": facts, "data_sha256": hashes, "peak_memory_bytes": peak_bytes(device)}
+    @contextmanager
+    def _timed(self, phase: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self._seconds[phase] = self._seconds.get(phase, 0.0) + time.perf_counter() - start
 
 
 def _save_and_count(run: PruneConfig, model: nn.Module, tokenizer: PreTrainedTokenizerFast, folder: Path) -> dict:
@@ -177,16 +173,5 @@ def _save_and_count(run: PruneConfig, model: nn.Module, tokenizer: PreTrainedTok
     return {"asked": asked, "counted": zeros / numel, "zeros": zeros, "numel": numel, "tensors": counts}
 
 
-def _pattern_name(run: PruneConfig) -> str:
-    return run.sparsity.name if "sparsity" in run.method.reads else "dense"
-
-
 def _count(weight: PrunableWeight) -> dict[str, int]:
     return {"zeros": int((weight.parameter == 0).sum()), "numel": weight.parameter.numel()}
-
-
-@contextmanager
-def _timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    seconds[phase] = seconds.get(phase, 0.0) + time.perf_counter() - start
