@@ -21,6 +21,10 @@ class Stepper:
         self._optimizers = [_make(group, training, precision) for group in groups]
         self._of = {p: o for group, o in zip(groups, self._optimizers, strict=True) for p in group}
         self._stance = _stance(precision, self.parameters[0].device)
+        if precision.moments == "8bit" and self._stance == "default":
+            print(
+                "8-bit Adam compiles its update in the first step: some seconds for every shape of weight", flush=True
+            )
 
     def set_rate(self, rate: float) -> None:
         for optimizer in self._optimizers:

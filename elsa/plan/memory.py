@@ -47,7 +47,7 @@ class Need:
 
     weights: float
     moments: float
-    admm: float
+    state: float
     gradients: float
     activations: float
     logits: float
@@ -55,7 +55,7 @@ class Need:
     @property
     def peak(self) -> float:
         """Activations and gradients trade places during the backward pass, so only the larger counts."""
-        return self.weights + self.moments + self.admm + max(self.activations + self.logits, self.gradients)
+        return self.weights + self.moments + self.state + max(self.activations + self.logits, self.gradients)
 
 
 def measure(config: PretrainedConfig, training: Training, weights: str, length: int) -> Shape:
@@ -105,12 +105,11 @@ class _Saved:
         return tensor
 
 
-def need(
-    shape: Shape, training: Training, precision: Precision, length: int, *, constrained: bool, devices: int
-) -> Need:
+def need(shape: Shape, training: Training, precision: Precision, length: int, *, state: float, devices: int) -> Need:
     """Bytes on each of `devices` devices, if weights, moments, ADMM state and gradients are spread evenly over them.
 
-    `constrained`: with ADMM. The windows of a step are spread over the devices too.
+    `state`: bytes a prunable weight of ADMM's state (`admm_bytes`), or of a fixed support's mask. The windows of a step
+    are spread over the devices too.
     """
     weight = _WEIGHT_BYTES[precision.weights]
     tokens = training.batch_size // training.accumulation * length
@@ -119,12 +118,12 @@ def need(
         activations = shape.blocks * shape.boundary + shape.largest_block
     logits = min(tokens, precision.loss_chunk or tokens) * shape.vocabulary * _LOGIT_BYTES
     gradients = (shape.largest if precision.gradient_release else shape.parameters) * weight
-    update = shape.largest * _UPDATE_BYTES if constrained else 0
+    update = shape.largest * _UPDATE_BYTES if state > 1 else 0
     share = 1 / min(devices, max(1, training.batch_size // training.accumulation))
     return Need(
         weights=shape.parameters * weight / devices,
         moments=shape.parameters * _MOMENT_BYTES[precision.moments] / devices,
-        admm=shape.prunable * admm_bytes(precision) / devices if constrained else 0.0,
+        state=shape.prunable * state / devices,
         gradients=max(gradients, update) / devices,
         activations=activations * share,
         logits=logits * (share if precision.loss_chunk is None else 1),

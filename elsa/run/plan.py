@@ -21,11 +21,11 @@ from elsa.config.schema import PruneConfig, build, resolved_device
 from elsa.data.sources import Tokens
 from elsa.errors import UserError, require
 from elsa.method import trainable
-from elsa.plan.memory import Need, Shape, advice, measure, need
+from elsa.plan.memory import Need, Shape, admm_bytes, advice, measure, need
 from elsa.track.memory import peak_bytes, reset_peak
 
 _GIB = 2**30
-_KINDS = ("weights", "moments", "admm", "gradients", "activations", "logits")
+_KINDS = ("weights", "moments", "state", "gradients", "activations", "logits")
 
 
 def plan(composed: DictConfig) -> None:
@@ -74,10 +74,8 @@ def _need(run: PruneConfig, config: object, changed: dict, batch: int | None = N
     smaller = {} if batch is None else {"batch_size": batch, "accumulation": 1}
     training = dataclasses.replace(run.training, **smaller)
     shape = measure(config, training, precision.weights, run.data.sequence_length)
-    return need(
-        shape, training, precision, run.data.sequence_length, constrained="penalty" in run.method.reads,
-        devices=run.plan.devices,
-    )  # fmt: skip
+    state = admm_bytes(precision) if "penalty" in run.method.reads else float("sparsity" in run.method.reads)
+    return need(shape, training, precision, run.data.sequence_length, state=state, devices=run.plan.devices)
 
 
 def _print(run: PruneConfig, tried: list[tuple[str, Need]], memory: float, shape: Shape) -> None:
@@ -95,7 +93,7 @@ def _print(run: PruneConfig, tried: list[tuple[str, Need]], memory: float, shape
         table.add_row(name, *values, "yes" if each.peak <= memory else "no")
     Console(width=140).print(table)
     per_weight = (tried[-1][1].weights + tried[-1][1].moments) * devices / shape.parameters
-    per_weight += tried[-1][1].admm * devices / shape.prunable
+    per_weight += tried[-1][1].state * devices / shape.prunable
     print(f"{per_weight:.2f} bytes a prunable weight without gradients in the last row")
     if devices > 1:
         print("These are the bytes of an even spread over devices; elsa itself trains on one device so far.")

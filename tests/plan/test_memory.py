@@ -12,7 +12,7 @@ from elsa.config.compose import compose
 from elsa.config.schema import PruneConfig, build
 from elsa.method import trainable
 from elsa.model.prunable import prunable_weights
-from elsa.plan.memory import advice, measure, need
+from elsa.plan.memory import admm_bytes, advice, measure, need
 from elsa.sparsity.pattern import Pattern
 from tests.conftest import CONFIGS, random_model
 from tests.method.methods import PRECISION, TRAINING
@@ -22,7 +22,7 @@ NINETY = Pattern(pattern="unstructured", ratio=0.9)
 
 def predicted(family, precision=PRECISION, **options):
     shape = measure(CONFIGS[family], TRAINING, precision.weights, 16)
-    return shape, need(shape, TRAINING, precision, 16, **{"constrained": True, "devices": 1} | options)
+    return shape, need(shape, TRAINING, precision, 16, **{"state": admm_bytes(precision), "devices": 1} | options)
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2", "opt"])
@@ -38,7 +38,7 @@ def test_weights_moments_and_admm_are_those_of_the_real_run(family, windows):
     shape, found = predicted(family)
     assert found.weights == sum(parameter.nbytes for parameter in model.parameters())
     assert found.moments == stepper.nbytes
-    assert found.admm == pytest.approx(admm.nbytes, rel=1e-3)
+    assert found.state == pytest.approx(admm.nbytes, rel=1e-3)
     assert shape.prunable == sum(weight.parameter.numel() for weight in prunable_weights(model).values())
 
 
@@ -62,11 +62,11 @@ def test_activations_are_what_autograd_really_keeps(llama, windows):
 
 
 def test_each_way_to_save_memory_saves_where_it_says():
-    _, plain = predicted("llama", constrained=False)
+    _, plain = predicted("llama", state=0.0)
     _, recomputed = predicted("llama", dataclasses.replace(PRECISION, activation_checkpointing=True))
-    _, released = predicted("llama", dataclasses.replace(PRECISION, gradient_release=True), constrained=False)
+    _, released = predicted("llama", dataclasses.replace(PRECISION, gradient_release=True), state=0.0)
     _, chunked = predicted("llama", dataclasses.replace(PRECISION, loss_chunk=8))
-    _, spread = predicted("llama", devices=4, constrained=False)
+    _, spread = predicted("llama", devices=4, state=0.0)
     assert recomputed.activations < plain.activations
     assert released.gradients < plain.gradients
     assert chunked.logits == plain.logits / 8
