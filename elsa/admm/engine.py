@@ -21,6 +21,8 @@ class Admm:
 
     Every step adds λ(x − z + u) to the gradient. Every `interval` steps z and u are updated, then λ moves on and the
     scaled dual is rescaled at that moment. `objective_aware`: projections weigh entries by Adam's second moment.
+    `retention`: u ← retention · (u + x − z); 1 is ADMM, 0 a penalty method. After step `polish_from` x is projected and
+    trains on within its support. `supports`: the first supports of z by name, None for those of magnitude.
     """
 
     def __init__(
@@ -34,30 +36,51 @@ class Admm:
         steps: int,
         interval: int,
         objective_aware: bool,
+        retention: float = 1.0,
+        polish_from: int | None = None,
+        supports: Mapping[str, torch.Tensor] | None = None,
     ):
         self._weights, self._stepper, self._pattern, self._schedule = weights, stepper, pattern, penalty
         self._steps, self.interval, self._objective_aware = steps, interval, objective_aware
-        self._states = {name: precision.start_state(weight.value_OI, pattern) for name, weight in weights.items()}
+        self._retention, self._polish_from = retention, polish_from
+        self._states = {
+            name: precision.start_state(weight.value_OI, pattern, None if supports is None else supports[name])
+            for name, weight in weights.items()
+        }
+        self._support: dict[str, torch.Tensor] = {}  # while polishing
         self._name_of = {weight.parameter: name for name, weight in weights.items()}
         self.penalty = penalty.at(min(1.0, interval / steps))
+        self._first_energy = self.distances()["off_support_energy"]
 
     @torch.no_grad()
     def add_gradient(self, parameter: nn.Parameter) -> None:
         name = self._name_of.get(parameter)
-        if name is not None:
+        if name in self._support:
+            self._weights[name].gradient_OI.mul_(self._support[name])
+        elif name is not None:
             weight = self._weights[name]
             self._states[name].add_proximal_gradient(weight.gradient_OI, weight.value_OI, self.penalty)
 
     @torch.no_grad()
     def after_step(self, step: int) -> dict:
-        if step % self.interval:
+        if self._support:
+            for name, weight in self._weights.items():  # momentum would move what is pruned
+                weight.value_OI.mul_(self._support[name])
             return {}
+        metrics = {} if step % self.interval else self._update(step)
+        if step == self._polish_from:
+            self.project_weights()
+            self._support = {name: weight.value_OI != 0 for name, weight in self._weights.items()}
+        return metrics
+
+    def _update(self, step: int) -> dict:
         changed = sum(
-            self._states[name].update(weight.value_OI, self._pattern, self._importance(weight))
+            self._states[name].update(weight.value_OI, self._pattern, self._importance(weight), self._retention)
             for name, weight in self._weights.items()
         )
         metrics = {"penalty": self.penalty, "mask_change": changed / self._numel()} | self.distances()
-        following = self._schedule.at(min(1.0, (step + self.interval) / self._steps))
+        progress, energy = min(1.0, (step + self.interval) / self._steps), metrics["off_support_energy"]
+        following = self._schedule.following(self.penalty, progress, energy, self._first_energy)
         if following != self.penalty:
             for state in self._states.values():
                 state.rescale_dual(self.penalty / following)
@@ -79,6 +102,8 @@ class Admm:
     @torch.no_grad()
     def project_weights(self) -> None:
         """x ← projection of x onto the pattern, weighed as in the z-update: the end of the run."""
+        if self._support:
+            return
         for weight in self._weights.values():
             weight.value_OI.copy_(project(weight.value_OI, self._pattern, self._importance(weight)))
 
@@ -88,10 +113,14 @@ class Admm:
         return sum(state.nbytes for state in self._states.values())
 
     def state(self) -> dict:
-        return {"penalty": self.penalty, "states": {name: state.state() for name, state in self._states.items()}}
+        states = {name: state.state() for name, state in self._states.items()}
+        return {
+            "penalty": self.penalty, "first_energy": self._first_energy, "states": states, "support": self._support
+        }  # fmt: skip
 
     def restore(self, state: dict) -> None:
-        self.penalty = state["penalty"]
+        self.penalty, self._first_energy = state["penalty"], state["first_energy"]
+        self._support = {name: kept.to(self._weights[name].value_OI.device) for name, kept in state["support"].items()}
         for name, its_state in self._states.items():
             its_state.restore(state["states"][name])
 

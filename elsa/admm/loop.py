@@ -102,7 +102,10 @@ class NoCheckpoints:
 
 
 class Loop:
-    """One training run. `facts`: whatever else the run must not lose; a resumed run has those of its first part."""
+    """One training run. `facts`: whatever else the run must not lose; a resumed run has those of its first part.
+
+    `teacher`: the dense model, needed for distillation.
+    """
 
     def __init__(
         self,
@@ -112,6 +115,7 @@ class Loop:
         precision: Precision,
         constraint: Constraint,
         facts: dict | None = None,
+        teacher: nn.Module | None = None,
     ):
         self._model, self._stepper, self._constraint = model, stepper, constraint
         self._training, self._precision = training, precision
@@ -119,6 +123,7 @@ class Loop:
         self._losses: list[torch.Tensor] = []
         self._squares: list[torch.Tensor] = []  # of released gradients
         self._clip: torch.Tensor | None = None  # what released gradients are multiplied with
+        self._teacher = teacher
         self.facts = facts or {}
 
     def run(
@@ -195,7 +200,9 @@ class Loop:
         for part in batch_NL.chunk(parts):
             ids = part.to(self._device, torch.long)
             with self._autocast():
-                loss = next_token_loss(self._model, ids, self._precision.loss_chunk)
+                loss = next_token_loss(
+                    self._model, ids, self._precision.loss_chunk, self._teacher, self._training.distillation
+                )
             (loss / parts).backward()
             total += loss.detach() / parts
         return total

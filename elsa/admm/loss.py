@@ -1,7 +1,9 @@
-"""Next-token loss, with all logits at once or a few tokens at a time.
+"""What training minimises: cross-entropy of the next token, or the distance to the dense model's own prediction.
 
-Shapes: N windows of L tokens (`ids_NL`).
+Shapes: N windows of L tokens (`ids_NL`), T scored tokens, V words.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -11,26 +13,62 @@ from torch.utils.checkpoint import checkpoint
 from elsa.errors import UserError
 
 
-def next_token_loss(model: nn.Module, ids_NL: torch.Tensor, chunk: int | None = None) -> torch.Tensor:
-    """Mean cross-entropy of the next token. With `chunk`, the logits of at most that many tokens exist at once.
+def next_token_loss(
+    model: nn.Module,
+    ids_NL: torch.Tensor,
+    chunk: int | None = None,
+    teacher: nn.Module | None = None,
+    distillation: float = 0.0,
+) -> torch.Tensor:
+    """(1 − distillation) · cross-entropy + distillation · KL(teacher ‖ model), mean over the scored tokens.
 
-    The logits of a chunk are computed again in the backward pass instead of being kept.
+    With `chunk`, the logits of at most that many tokens exist at once; they are computed again in the backward pass
+    instead of being kept.
     """
     targets = ids_NL[:, 1:].flatten()
     if chunk is None or len(targets) <= chunk:
-        logits = model(input_ids=ids_NL, use_cache=False).logits
-        return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets)
-    hidden = model.base_model(input_ids=ids_NL, use_cache=False).last_hidden_state[:, :-1].flatten(0, 1)
-    head, cap = model.get_output_embeddings(), getattr(model.config, "final_logit_softcapping", None)
+        expected = None if teacher is None else _without_gradient(_logits, teacher, ids_NL)
+        return _loss(_logits(model, ids_NL), targets, expected, distillation) / len(targets)
+    hidden = _hidden(model, ids_NL).split(chunk)
+    known = [None] * len(hidden) if teacher is None else _without_gradient(_hidden, teacher, ids_NL).split(chunk)
 
-    def summed_loss(some_hidden: torch.Tensor, its_targets: torch.Tensor) -> torch.Tensor:
-        logits = head(some_hidden).float()
-        if cap is not None:
-            logits = cap * torch.tanh(logits / cap)
-        return F.cross_entropy(logits, its_targets, reduction="sum")
+    def summed_loss(some: torch.Tensor, its_targets: torch.Tensor, its_known: torch.Tensor | None) -> torch.Tensor:
+        expected = None if its_known is None else _without_gradient(_head, teacher, its_known)
+        return _loss(_head(model, some), its_targets, expected, distillation)
 
-    parts = zip(hidden.split(chunk), targets.split(chunk), strict=True)
+    parts = zip(hidden, targets.split(chunk), known, strict=True)
     return sum(checkpoint(summed_loss, *part, use_reentrant=False) for part in parts) / len(targets)
+
+
+def _loss(
+    logits_TV: torch.Tensor, targets: torch.Tensor, expected_TV: torch.Tensor | None, distillation: float
+) -> torch.Tensor:
+    """Summed over tokens."""
+    if expected_TV is None:
+        return F.cross_entropy(logits_TV.float(), targets, reduction="sum")
+    predicted = F.log_softmax(logits_TV.float(), dim=-1)
+    wanted = F.log_softmax(expected_TV.float(), dim=-1)
+    divergence = F.kl_div(predicted, wanted, log_target=True, reduction="sum")
+    return distillation * divergence + (1 - distillation) * F.nll_loss(predicted, targets, reduction="sum")
+
+
+@torch.no_grad()
+def _without_gradient(function: Callable, teacher: nn.Module, argument: torch.Tensor) -> torch.Tensor:
+    return function(teacher, argument)
+
+
+def _logits(model: nn.Module, ids_NL: torch.Tensor) -> torch.Tensor:
+    return model(input_ids=ids_NL, use_cache=False).logits[:, :-1].flatten(0, 1)
+
+
+def _hidden(model: nn.Module, ids_NL: torch.Tensor) -> torch.Tensor:
+    return model.base_model(input_ids=ids_NL, use_cache=False).last_hidden_state[:, :-1].flatten(0, 1)
+
+
+def _head(model: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
+    """Logits of hidden states, capped as Gemma does."""
+    logits, cap = model.get_output_embeddings()(hidden), getattr(model.config, "final_logit_softcapping", None)
+    return logits if cap is None else cap * torch.tanh(logits / cap)
 
 
 @torch.no_grad()

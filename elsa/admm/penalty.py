@@ -17,6 +17,13 @@ class Penalty(ABC):
     @abstractmethod
     def at(self, progress: float) -> float: ...
 
+    def following(self, penalty: float, progress: float, energy: float, first_energy: float) -> float:
+        """λ of the interval that ends at `progress`, after one with `penalty`.
+
+        `energy`, `first_energy`: share of the weights' energy off the support, now and at the start.
+        """
+        return self.at(progress)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Constant(Penalty):
@@ -66,3 +73,37 @@ class Exponential(Ramp):
 
     def at(self, progress: float) -> float:
         return self.start * (self.end / self.start) ** progress
+
+
+@dataclass(frozen=True, kw_only=True)
+class Auto(Penalty):
+    """λ follows the run: the energy off the support falls on a planned line and is gone before the learning rate is.
+
+    The plan falls exponentially from the energy at the start to `final_energy` at progress `gone_at`, and stays. After
+    every interval λ is multiplied by (energy / plan)^gain, by at most `largest_change` either way: too much energy left
+    raises it, too little lowers it. `start`: λ of the first interval. Scale-free in steps and sparsity.
+    """
+
+    start: float
+    final_energy: float
+    gone_at: float
+    gain: float
+    largest_change: float
+
+    def __post_init__(self):
+        require(self.start > 0, "start", self.start, "the penalty must be positive, for example 0.001")
+        require(0 < self.final_energy < 1, "final_energy", self.final_energy, "a share of the energy, for example 1e-4")
+        require(0 < self.gone_at <= 1, "gone_at", self.gone_at, "a share of the steps, for example 0.75")
+        require(self.gain > 0, "gain", self.gain, "positive, for example 0.5")
+        require(self.largest_change > 1, "largest_change", self.largest_change, "above 1, for example 2")
+
+    def at(self, progress: float) -> float:
+        return self.start
+
+    def planned(self, progress: float, first_energy: float) -> float:
+        """The energy that is to be left at this progress."""
+        return first_energy * (self.final_energy / first_energy) ** min(1.0, progress / self.gone_at)
+
+    def following(self, penalty: float, progress: float, energy: float, first_energy: float) -> float:
+        change = (max(energy, 1e-12) / self.planned(progress, first_energy)) ** self.gain
+        return penalty * min(max(change, 1 / self.largest_change), self.largest_change)

@@ -53,11 +53,11 @@ class Precision:
         whole = accumulation == 1 or not self.gradient_release
         require(whole, "gradient_release", True, f"needs training.accumulation=1, not {accumulation}")
 
-    def start_state(self, weight_OI: torch.Tensor, pattern: Pattern) -> State:
-        """ADMM's state of one weight at the start of a run."""
+    def start_state(self, weight_OI: torch.Tensor, pattern: Pattern, kept: torch.Tensor | None = None) -> State:
+        """ADMM's state of one weight at the start of a run. `kept`: the first support, None for magnitude's."""
         if self.dual is None:
-            return MergedState(weight_OI, pattern, self.state)
-        return SeparateState(weight_OI, pattern, self.state, self.dual)
+            return MergedState(weight_OI, pattern, self.state, kept)
+        return SeparateState(weight_OI, pattern, self.state, self.dual, kept)
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:

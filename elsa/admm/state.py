@@ -37,8 +37,14 @@ class State(ABC):
         """The support of z, bool."""
 
     @abstractmethod
-    def update(self, weight_OI: torch.Tensor, pattern: Pattern, importance_OI: torch.Tensor | None = None) -> int:
-        """z ← projection of x + u, then u ← u + x − z. Returns how many mask entries changed."""
+    def update(
+        self,
+        weight_OI: torch.Tensor,
+        pattern: Pattern,
+        importance_OI: torch.Tensor | None = None,
+        retention: float = 1.0,
+    ) -> int:
+        """z ← projection of x + u, then u ← retention · (u + x − z). Returns how many mask entries changed."""
 
     @abstractmethod
     def rescale_dual(self, factor: float) -> None:
@@ -70,10 +76,12 @@ class State(ABC):
 class MergedState(State):
     """One tensor in `precision` and one bit a weight."""
 
-    def __init__(self, weight_OI: torch.Tensor, pattern: Pattern, precision: str = "float32"):
-        """u = 0 and z the magnitude projection of the dense weight at the full target sparsity."""
+    def __init__(
+        self, weight_OI: torch.Tensor, pattern: Pattern, precision: str = "float32", kept: torch.Tensor | None = None
+    ):
+        """u = 0 and z the magnitude projection of the dense weight at the full target sparsity, or on `kept`."""
         self._precision, self._shape = precision, weight_OI.shape
-        kept = pattern.mask(saliency(weight_OI))
+        kept = pattern.mask(saliency(weight_OI)) if kept is None else kept
         self._keep(weight_OI * kept, kept)
 
     def _keep(self, split: torch.Tensor, kept: torch.Tensor) -> None:
@@ -88,12 +96,18 @@ class MergedState(State):
     def sparse(self) -> torch.Tensor:
         return self._split.read() * self.kept()
 
-    def update(self, weight_OI: torch.Tensor, pattern: Pattern, importance_OI: torch.Tensor | None = None) -> int:
+    def update(
+        self,
+        weight_OI: torch.Tensor,
+        pattern: Pattern,
+        importance_OI: torch.Tensor | None = None,
+        retention: float = 1.0,
+    ) -> int:
         before = self.kept()
         weight = weight_OI.float()
         target = torch.where(before, weight, weight - self._split.read())
         kept = pattern.mask(saliency(target, importance_OI))
-        self._keep(torch.where(kept, target, -target), kept)
+        self._keep(torch.where(kept, target, -retention * target), kept)
         return int((kept != before).sum())
 
     def rescale_dual(self, factor: float) -> None:
@@ -114,9 +128,16 @@ class MergedState(State):
 class SeparateState(State):
     """z and u as two tensors: the paper's layout, with its one scale a tensor and margin 1.05 where z is fp8."""
 
-    def __init__(self, weight_OI: torch.Tensor, pattern: Pattern, precision: str, dual_precision: str):
+    def __init__(
+        self,
+        weight_OI: torch.Tensor,
+        pattern: Pattern,
+        precision: str,
+        dual_precision: str,
+        kept: torch.Tensor | None = None,
+    ):
         self._precision, self._dual_precision = precision, dual_precision
-        self._sparse = self._stored(weight_OI * pattern.mask(saliency(weight_OI)))
+        self._sparse = self._stored(weight_OI * (pattern.mask(saliency(weight_OI)) if kept is None else kept))
         self._dual = Stored.of(torch.zeros_like(weight_OI), dual_precision)
 
     def _stored(self, sparse: torch.Tensor) -> Stored:
@@ -131,12 +152,18 @@ class SeparateState(State):
     def sparse(self) -> torch.Tensor:
         return self._sparse.read()
 
-    def update(self, weight_OI: torch.Tensor, pattern: Pattern, importance_OI: torch.Tensor | None = None) -> int:
+    def update(
+        self,
+        weight_OI: torch.Tensor,
+        pattern: Pattern,
+        importance_OI: torch.Tensor | None = None,
+        retention: float = 1.0,
+    ) -> int:
         before = self.kept()
         target = weight_OI.float() + self._dual.read()
         kept = pattern.mask(saliency(target, importance_OI))
         self._sparse = self._stored(target * kept)
-        self._dual = Stored.of(target - self.sparse(), self._dual_precision)
+        self._dual = Stored.of((target - self.sparse()) * retention, self._dual_precision)
         return int((self.kept() != before).sum())
 
     def rescale_dual(self, factor: float) -> None:

@@ -12,6 +12,8 @@ class Training:
     `batch_size`: windows a step; with `accumulation` they go through the model in parts. `decay_fraction`: the share
     of the steps, at the end, in which the learning rate falls linearly to 0 (1.0: from the first step, as in the
     paper). `gradient_clip`: largest global norm of the loss's gradient. `optimizer`: adam, or sgd with momentum beta1.
+    `distillation`: weight of the KL divergence from the dense model's next-token distribution; the rest of the loss is
+    cross-entropy with the text.
     """
 
     steps: int
@@ -25,6 +27,7 @@ class Training:
     beta2: float
     gradient_clip: float
     autocast: str
+    distillation: float
 
     def __post_init__(self):
         require(self.steps >= 1, "steps", self.steps, "at least 1")
@@ -39,6 +42,7 @@ class Training:
         require(0 <= self.beta1 < 1, "beta1", self.beta1, "in [0, 1), for example 0.9")
         require(0 <= self.beta2 < 1, "beta2", self.beta2, "in [0, 1), for example 0.95")
         require(self.gradient_clip > 0, "gradient_clip", self.gradient_clip, "positive, for example 1.0")
+        require(0 <= self.distillation <= 1, "distillation", self.distillation, "a weight, 0 to 1")
         require(self.autocast in ("bfloat16", "none"), "autocast", self.autocast, "known: bfloat16, none")
 
     def learning_rate_at(self, step: int) -> float:

@@ -5,6 +5,7 @@ To add one, write `elsa/method/<name>.py` with a frozen dataclass whose fields a
 and writes `prune`; any other inherits `Method` and writes `apply`.
 """
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -104,3 +105,8 @@ def state_bytes(model: nn.Module, stepper: Stepper) -> dict[str, float]:
     numel = sum(parameter.numel() for parameter in model.parameters())
     weights = sum(parameter.nbytes for parameter in model.parameters())
     return {"weights_per_parameter": weights / numel, "moments_per_parameter": stepper.nbytes / numel}
+
+
+def teacher_of(model: nn.Module, training: Training) -> nn.Module | None:
+    """A frozen copy of the dense model, if training is to distil from it."""
+    return copy.deepcopy(model).eval().requires_grad_(False) if training.distillation else None

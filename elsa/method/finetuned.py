@@ -8,7 +8,7 @@ from torch import nn
 
 from elsa.admm.loop import Loop, NoConstraint
 from elsa.admm.optimizer import Stepper
-from elsa.method import Method, Task, state_bytes, trainable
+from elsa.method import Method, Task, state_bytes, teacher_of, trainable
 from elsa.method.dense import Dense
 from elsa.model.prunable import PrunableWeight, prunable_weights
 
@@ -29,13 +29,14 @@ class FineTuned(Method):
 
     def apply(self, model: nn.Module, task: Task) -> dict:
         training, precision = task.training, task.precision
+        teacher = teacher_of(model, training)
         facts = {} if task.checkpoints.exist() else self.start.apply(model, task)
         windows = task.windows(training.steps * training.batch_size)
         with precision.applied(model):
             stepper = Stepper(trainable(model), training, precision)
             free = isinstance(self.start, Dense)
             constraint = NoConstraint() if free else FixedSupport(prunable_weights(model))
-            loop = Loop(model, stepper, training, precision, constraint, facts)
+            loop = Loop(model, stepper, training, precision, constraint, facts, teacher)
             loop.run(windows, task.log, task.checkpoints)
         constraint.check()
         return loop.facts | {"training_tokens": windows.numel(), "bytes": state_bytes(model, stepper)}

@@ -1,0 +1,79 @@
+"""Elsa+: Elsa with what small budgets need."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from elsa.admm.engine import Admm
+from elsa.admm.loop import Loop
+from elsa.admm.optimizer import Stepper
+from elsa.admm.training import Training
+from elsa.errors import require
+from elsa.method import Method, Task, state_bytes, teacher_of, trainable
+from elsa.method.elsa import Elsa
+from elsa.model.prunable import PrunableWeight, prunable_weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class ElsaPlus(Elsa):
+    """Elsa (arXiv:2510.01650) from another method's support, with a leaky dual and a polish phase.
+
+    `init`: the method whose support z starts with, null for magnitude's; with `init_weights` x starts from its weights
+    instead of the dense ones. `retention`: u ← retention · (u + x − z) (1: ADMM, 0: no dual). `polish_fraction`: the
+    share of the steps, at the end, that train the projected weights within their support.
+    """
+
+    init: Method | None
+    init_weights: bool
+    retention: float
+    polish_fraction: float
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(0 <= self.retention <= 1, "retention", self.retention, "from 0 (no dual) to 1 (ADMM)")
+        require(0 <= self.polish_fraction < 1, "polish_fraction", self.polish_fraction, "a share of the steps below 1")
+
+    def check(self, training: Training) -> None:
+        super().check(training)
+        before = training.steps - round(self.polish_fraction * training.steps)
+        fits = self.interval <= before
+        require(
+            fits, "interval", self.interval, f"at most the {before} steps before polish_fraction={self.polish_fraction}"
+        )
+
+    def apply(self, model: nn.Module, task: Task) -> dict:
+        training, precision, weights = task.training, task.precision, prunable_weights(model)
+        teacher = teacher_of(model, training)
+        facts, supports = ({}, None) if task.checkpoints.exist() else self._start(model, weights, task)
+        windows = task.windows(training.steps * training.batch_size)
+        with precision.applied(model):
+            stepper = Stepper(trainable(model), training, precision)
+            polish = round(self.polish_fraction * training.steps)
+            admm = Admm(
+                weights, stepper, task.pattern, task.penalty, precision, steps=training.steps - polish,
+                interval=self.interval, objective_aware=self.projection == "objective_aware",
+                retention=self.retention, polish_from=training.steps - polish if polish else None, supports=supports,
+            )  # fmt: skip
+            loop = Loop(model, stepper, training, precision, admm, facts, teacher)
+            loop.run(windows, task.log, task.checkpoints)
+        before = admm.distances()
+        admm.project_weights()
+        return loop.facts | {
+            "training_tokens": windows.numel(), "before_projection": before, "bytes": state_bytes(model, stepper)
+        }  # fmt: skip
+
+    @torch.no_grad()
+    def _start(
+        self, model: nn.Module, weights: dict[str, PrunableWeight], task: Task
+    ) -> tuple[dict, dict[str, torch.Tensor] | None]:
+        """Run `init`; its facts and supports. The model keeps its dense weights unless `init_weights`."""
+        if self.init is None:
+            return {}, None
+        dense = {name: weight.value_OI.clone() for name, weight in weights.items()}
+        facts = self.init.apply(model, task)
+        supports = {name: weight.value_OI != 0 for name, weight in weights.items()}
+        if not self.init_weights:
+            for name, weight in weights.items():
+                weight.value_OI.copy_(dense[name])
+        return facts, supports
