@@ -50,7 +50,8 @@ class Admm:
         self._support: dict[str, torch.Tensor] = {}  # while polishing
         self._name_of = {weight.parameter: name for name, weight in weights.items()}
         self.penalty = penalty.at(min(1.0, interval / steps))
-        self._first_energy = self.distances()["off_support_energy"]
+        self.before_projection = self.distances()
+        self._first_energy = self.before_projection["off_support_energy"]
 
     @torch.no_grad()
     def add_gradient(self, parameter: nn.Parameter) -> None:
@@ -101,9 +102,13 @@ class Admm:
 
     @torch.no_grad()
     def project_weights(self) -> None:
-        """x ← projection of x onto the pattern, weighed as in the z-update: the end of the run."""
+        """x ← projection of x onto the pattern, weighed as in the z-update: the end of the run, unless it was polished.
+
+        `before_projection` then holds the distances that x had.
+        """
         if self._support:
             return
+        self.before_projection = self.distances()
         for weight in self._weights.values():
             weight.value_OI.copy_(project(weight.value_OI, self._pattern, self._importance(weight)))
 
@@ -115,11 +120,13 @@ class Admm:
     def state(self) -> dict:
         states = {name: state.state() for name, state in self._states.items()}
         return {
-            "penalty": self.penalty, "first_energy": self._first_energy, "states": states, "support": self._support
+            "penalty": self.penalty, "first_energy": self._first_energy, "states": states, "support": self._support,
+            "before_projection": self.before_projection,
         }  # fmt: skip
 
     def restore(self, state: dict) -> None:
         self.penalty, self._first_energy = state["penalty"], state["first_energy"]
+        self.before_projection = state["before_projection"]
         self._support = {name: kept.to(self._weights[name].value_OI.device) for name, kept in state["support"].items()}
         for name, its_state in self._states.items():
             its_state.restore(state["states"][name])

@@ -183,6 +183,8 @@ def _value(value: Any, hint: Any, key: str) -> Any:
     if typing.get_origin(hint) is dict and isinstance(value, dict):
         item = typing.get_args(hint)[1]
         return {name: _value(child, item, _join(key, name)) for name, child in value.items()}
+    if value is None and type(None) in typing.get_args(hint):
+        return None
     if isinstance(value, dict) and "_target_" in value:
         value = build(_locate(value["_target_"], key), value, key)
         require(isinstance(value, hint), f"{key}._target_", type(value).__name__, "it does not belong in this group")

@@ -49,10 +49,9 @@ class Elsa(Method):
                 objective_aware=self.projection == "objective_aware",
             )  # fmt: skip
             Loop(model, stepper, training, precision, admm).run(windows, task.log, task.checkpoints)
-        before = admm.distances()
         admm.project_weights()
         numel = sum(weight.parameter.numel() for weight in weights.values())
         return {
-            "training_tokens": windows.numel(), "before_projection": before,
+            "training_tokens": windows.numel(), "before_projection": admm.before_projection,
             "bytes": {"admm_per_prunable_weight": admm.nbytes / numel} | state_bytes(model, stepper),
         }  # fmt: skip

@@ -57,10 +57,10 @@ class ElsaPlus(Elsa):
             )  # fmt: skip
             loop = Loop(model, stepper, training, precision, admm, facts, teacher)
             loop.run(windows, task.log, task.checkpoints)
-        before = admm.distances()
         admm.project_weights()
         return loop.facts | {
-            "training_tokens": windows.numel(), "before_projection": before, "bytes": state_bytes(model, stepper)
+            "training_tokens": windows.numel(), "before_projection": admm.before_projection,
+            "bytes": state_bytes(model, stepper),
         }  # fmt: skip
 
     @torch.no_grad()

@@ -27,7 +27,8 @@ def seconds_a_step(with_admm: bool, options: argparse.Namespace, model: torch.nn
     """A generator of timings: each `next` trains one interval and yields seconds a step."""
     training = Training(
         steps=options.interval, batch_size=options.batch, accumulation=1, optimizer="adam", learning_rate=1e-4,
-        warmup_steps=0, decay_fraction=0.0, beta1=0.9, beta2=0.95, gradient_clip=1.0, autocast="bfloat16", distillation=0.0,
+        warmup_steps=0, decay_fraction=0.0, beta1=0.9, beta2=0.95, gradient_clip=1.0, autocast="bfloat16",
+        distillation=0.0,
     )  # fmt: skip
     precision = build(PruneConfig, compose(f"precision={options.precision}")).precision
     stepper = Stepper(model.parameters(), training, precision)

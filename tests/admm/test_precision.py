@@ -153,3 +153,21 @@ def test_what_does_not_go_together_is_refused(changes, arguments, line):
 def test_bf16_weights_need_an_optimizer_that_rounds_stochastically():
     with pytest.raises(UserError, match=r"set precision\.moments=8bit"):
         dataclasses.replace(PRECISION, weights="bfloat16")
+
+
+def test_distillation_is_zero_for_the_teacher_itself_and_cross_entropy_without(model, windows):
+    ids = windows[:2].long()
+    model.eval()
+    torch.testing.assert_close(next_token_loss(model, ids, None, model, 1.0), torch.zeros(()), atol=1e-6, rtol=0)
+    torch.testing.assert_close(next_token_loss(model, ids, None, model, 0.0), next_token_loss(model, ids))
+
+
+def test_distillation_in_chunks_is_the_same(windows):
+    ids, student, teacher = windows[:2].long(), random_model("llama", seed=1), random_model("llama")
+    whole = next_token_loss(student, ids, None, teacher, 0.5)
+    torch.testing.assert_close(next_token_loss(student, ids, 7, teacher, 0.5), whole)
+    divergence = torch.nn.functional.kl_div(
+        student(ids).logits[:, :-1].log_softmax(-1), teacher(ids).logits[:, :-1].log_softmax(-1), log_target=True,
+        reduction="sum",
+    )  # fmt: skip
+    torch.testing.assert_close(whole, 0.5 * divergence / 30 + 0.5 * next_token_loss(student, ids))

@@ -74,3 +74,23 @@ def test_residual_is_measured_against_the_sparse_copy():
     state = MergedState(torch.tensor([[3.0, 1.0]]), Pattern(pattern="unstructured", ratio=0.5))
     residual, sparse = state.residual_squared(torch.tensor([[5.0, 1.0]]))
     assert (float(residual), float(sparse)) == (5.0, 9.0)
+
+
+@pytest.mark.parametrize("retention", [0.0, 0.7])
+def test_a_leaky_dual_keeps_the_merged_form_exact(retention):
+    generator = torch.Generator().manual_seed(0)
+    pattern, weight = Pattern(pattern="unstructured", ratio=0.8), torch.randn(20, 30, generator=generator)
+    merged, sparse, dual = MergedState(weight, pattern), project(weight, pattern), torch.zeros_like(weight)
+    for _ in range(20):
+        weight = weight + 0.1 * torch.randn(20, 30, generator=generator)
+        merged.update(weight, pattern, retention=retention)
+        target = weight + dual
+        sparse = project(target, pattern)
+        dual = retention * (target - sparse)
+        assert torch.equal(merged.difference(), sparse - dual)
+
+
+def test_the_first_support_can_be_given():
+    kept = torch.tensor([[True, False]])
+    state = MergedState(torch.tensor([[1.0, 5.0]]), Pattern(pattern="unstructured", ratio=0.5), kept=kept)
+    assert state.sparse().tolist() == [[1.0, 0.0]]

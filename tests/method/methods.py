@@ -5,6 +5,7 @@ from elsa.admm.training import Training
 from elsa.method.alps import Alps
 from elsa.method.dense import Dense
 from elsa.method.elsa import Elsa
+from elsa.method.elsa_plus import ElsaPlus
 from elsa.method.finetuned import FineTuned
 from elsa.method.l_admm import LAdmm
 from elsa.method.magnitude import Magnitude
@@ -51,5 +52,13 @@ METHODS = {
         calibration_windows=8, damping=0.01, block_size=16, iterations=2, alpha=5.0, beta=5.0, activation_steps=2
     ),
     "elsa": Elsa(interval=2, projection="objective_aware"),
+    "elsa_plus": ElsaPlus(
+        interval=1,
+        projection="objective_aware",
+        init=Wanda(calibration_windows=8),
+        init_weights=False,
+        retention=0.5,
+        polish_fraction=0.4,
+    ),
     "finetuned": FineTuned(start=Wanda(calibration_windows=8)),
 }

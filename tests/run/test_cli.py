@@ -137,7 +137,7 @@ def test_help_lists_commands_groups_and_choices(elsa):
         code, out, _ = elsa(*arguments, model=False)
         assert code == 0
         assert "evaluate" in out
-        assert "alps, dense, elsa, finetuned, l_admm, magnitude, safe, sparsegpt, sparsellm, wanda" in out
+        assert "alps, dense, elsa, elsa_plus, finetuned, l_admm, magnitude, safe, sparsegpt, sparsellm, wanda" in out
 
 
 def test_cfg_job_prints_the_resolved_run_and_starts_nothing(elsa):
@@ -187,6 +187,7 @@ def test_every_knob_changes_the_result(elsa):
         "l_admm": small,
         "safe": [*small, "method.epochs=2", "method.interval=1", "method.penalty=1.0"],
         "sparsellm": [*small, "method.block_size=16", "method.iterations=1"],
+        "elsa_plus": [*TRAINING[:-1], "method.interval=1", "method.init=wanda", "training.learning_rate=1e-2"],
         "finetuned": [change for change in TRAINING if not change.startswith("method")] + ["method.start=magnitude"],
     }
     changes = {
@@ -220,7 +221,14 @@ def test_every_knob_changes_the_result(elsa):
             "method.damping=1.0", "method.block_size=8", "method.iterations=2", "method.alpha=1.0", "method.beta=1.0",
             "method.activation_steps=1",
         ],
-        "finetuned": ["method.start=dense"],
+        "elsa_plus": [
+            "method.init=null", "method.init=sparsegpt", "method.init_weights=true",
+            "method.retention=0.5", "method.polish_fraction=0.5", "training.distillation=0.5", "method.interval=2",
+            "penalty=auto", "penalty=auto penalty.start=0.1", "penalty=auto penalty.final_energy=0.1",
+            "penalty=auto penalty.largest_change=1e9", "penalty=auto penalty.largest_change=1e9 penalty.gone_at=0.3",
+            "penalty=auto penalty.largest_change=1e9 penalty.gain=2.0", "method.projection=euclidean",
+        ],
+        "finetuned": ["method.start=dense", "training.distillation=0.5"],
     }  # fmt: skip
     for method, its_changes in changes.items():
         seen = set()

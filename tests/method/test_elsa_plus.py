@@ -1,0 +1,68 @@
+"""What Elsa+ adds, one knob at a time."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from elsa.method.elsa_plus import ElsaPlus
+from elsa.method.wanda import Wanda
+from elsa.model.prunable import prunable_weights
+from elsa.sparsity.pattern import Pattern
+from tests.conftest import random_model
+from tests.method.methods import METHODS, TRAINING
+from tests.method.test_contract import task
+
+PATTERN = Pattern(pattern="unstructured", ratio=0.7)
+NEUTRAL = ElsaPlus(
+    interval=2, projection="objective_aware", init=None, init_weights=False, retention=1.0, polish_fraction=0.0
+)
+
+
+def pruned(method, windows, **training):
+    model = random_model("llama")
+    given, logged = task(windows, PATTERN)
+    given = dataclasses.replace(given, training=dataclasses.replace(TRAINING, **training))
+    facts = method.apply(model, given)
+    return model, facts, logged
+
+
+def test_with_neutral_knobs_it_is_elsa(windows):
+    ours, _, _ = pruned(NEUTRAL, windows)
+    elsa, _, _ = pruned(METHODS["elsa"], windows)
+    assert all(torch.equal(value, elsa.state_dict()[key]) for key, value in ours.state_dict().items())
+
+
+def test_the_first_support_is_that_of_init_and_the_weights_stay_dense_unless_asked(windows, monkeypatch):
+    seen = {}
+
+    class SpyError(Exception):
+        pass
+
+    def spy(weights, stepper, *arguments, supports, **options):
+        seen.update(supports=supports, weights={name: weight.value_OI.clone() for name, weight in weights.items()})
+        raise SpyError
+
+    monkeypatch.setattr("elsa.method.elsa_plus.Admm", spy)
+    start = random_model("llama")
+    Wanda(calibration_windows=8).apply(start, task(windows, PATTERN)[0])
+    for keeps_weights in (False, True):
+        method = dataclasses.replace(NEUTRAL, init=Wanda(calibration_windows=8), init_weights=keeps_weights)
+        with pytest.raises(SpyError):
+            pruned(method, windows)
+        for name, weight in prunable_weights(start).items():
+            assert torch.equal(seen["supports"][name], weight.value_OI != 0)
+            dense = prunable_weights(random_model("llama"))[name].value_OI
+            assert torch.equal(seen["weights"][name], weight.value_OI if keeps_weights else dense)
+
+
+def test_polishing_trains_within_the_support(windows):
+    polishing = dataclasses.replace(NEUTRAL, polish_fraction=0.5)
+    model, facts, logged = pruned(polishing, windows)
+    plain, _, _ = pruned(dataclasses.replace(NEUTRAL, interval=1), windows, steps=3, decay_fraction=0.0)
+    assert [step for step, _ in logged] == [2, 4, 6]
+    assert "penalty" not in logged[-1][1]
+    assert facts["before_projection"]["off_support_energy"] > 0.1
+    for name, weight in prunable_weights(model).items():
+        assert int((weight.value_OI == 0).sum()) == PATTERN.zeros(weight.value_OI.numel())
+        assert not torch.equal(weight.value_OI, prunable_weights(plain)[name].value_OI)
