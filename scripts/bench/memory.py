@@ -1,0 +1,91 @@
+"""Peak memory of a few Elsa steps in each precision, a process each, beside what `elsa plan` predicts.
+
+python scripts/bench/memory.py [--model smollm2_135m] [--precisions elsa elsa_l_paper elsa_l] [--chunk 256]
+
+Measured is the peak of the resident set minus what the process holds before the model is loaded.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from elsa.admm.engine import Admm
+from elsa.admm.loop import Loop
+from elsa.admm.optimizer import Stepper
+from elsa.admm.penalty import Constant
+from elsa.config.compose import compose
+from elsa.config.schema import PruneConfig, build
+from elsa.method import state_bytes, trainable
+from elsa.model.prunable import prunable_weights
+from elsa.plan.memory import admm_bytes, measure, need
+from elsa.sparsity.pattern import Pattern
+from elsa.track.memory import peak_bytes, reset_peak
+
+STEPS = 4
+
+
+def run_of(options: argparse.Namespace, precision: str) -> PruneConfig:
+    return build(
+        PruneConfig,
+        compose(
+            f"model={options.model}", f"precision={precision}", f"precision.loss_chunk={options.chunk}",
+            f"training.steps={STEPS}", f"training.batch_size={options.batch}",
+            f"model.dtype={'bfloat16' if precision == 'elsa_l' else 'float32'}",
+        ),
+    )  # fmt: skip
+
+
+def measured(options: argparse.Namespace, precision: str) -> dict:
+    """In this process: load, train STEPS steps with one z/u update; bytes."""
+    run = run_of(options, precision)
+    reset_peak("cpu")
+    before = peak_bytes("cpu")
+    model, _ = run.model.load(Path(run.paths.cache), "cpu")
+    shape = (STEPS * options.batch, options.length)
+    windows = torch.randint(0, model.config.vocab_size, shape, generator=torch.Generator().manual_seed(0))
+    with run.precision.applied(model):
+        stepper, weights = Stepper(trainable(model), run.training, run.precision), prunable_weights(model)
+        admm = Admm(
+            weights, stepper, Pattern(pattern="unstructured", ratio=0.7), Constant(value=0.01), run.precision,
+            steps=STEPS, interval=2, objective_aware=True,
+        )  # fmt: skip
+        Loop(model, stepper, run.training, run.precision, admm).run(windows, lambda step, metrics: None)
+    numel = sum(weight.parameter.numel() for weight in weights.values())
+    held = sum(state_bytes(model, stepper).values()) + admm.nbytes / numel
+    return {"peak": peak_bytes("cpu") - before, "held": held}
+
+
+def predicted(options: argparse.Namespace, precision: str) -> float:
+    run = run_of(options, precision)
+    shape = measure(run.model.structure(Path(run.paths.cache)), run.training, run.precision.weights, options.length)
+    state = admm_bytes(run.precision)
+    return need(shape, run.training, run.precision, options.length, state=state, devices=1).peak
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="smollm2_135m", help="a choice of conf/model")
+    parser.add_argument("--precisions", nargs="+", default=["elsa", "elsa_l_paper", "elsa_l"])
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--length", type=int, default=512)
+    parser.add_argument("--chunk", type=int, default=256)
+    parser.add_argument("--inside", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.inside:
+        print(json.dumps(measured(options, options.inside)))
+        return
+    print(f"{options.model}, steps of {options.batch} x {options.length} tokens, logits of {options.chunk} at once")
+    for precision in options.precisions:
+        command = [sys.executable, __file__, *sys.argv[1:], "--inside", precision]
+        line = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
+        found = json.loads(line)
+        peaks = f"measured {found['peak'] / 2**30:.2f} GiB, predicted {predicted(options, precision) / 2**30:.2f} GiB"
+        print(f"  {precision:<14} {found['held']:5.2f} bytes a prunable weight, peak {peaks}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
