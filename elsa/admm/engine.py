@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from elsa.admm.diagnosis import Diagnosis
 from elsa.admm.optimizer import Stepper
-from elsa.admm.penalty import Penalty
+from elsa.admm.penalty import Constant, Penalty
 from elsa.admm.precision import Precision
 from elsa.sparsity.pattern import Pattern
 from elsa.sparsity.projection import project
@@ -52,6 +53,7 @@ class Admm:
         self.penalty = penalty.at(min(1.0, interval / steps))
         self.before_projection = self.distances()
         self._first_energy = self.before_projection["off_support_energy"]
+        self._diagnosis = Diagnosis(self._first_energy, constant=isinstance(penalty, Constant))
 
     @torch.no_grad()
     def add_gradient(self, parameter: nn.Parameter) -> None:
@@ -80,6 +82,8 @@ class Admm:
             for name, weight in self._weights.items()
         )
         metrics = {"penalty": self.penalty, "mask_change": changed / self._numel()} | self.distances()
+        if warning := self._diagnosis.add(step / self._steps, metrics["off_support_energy"]):
+            print(f"step {step}: {warning}", flush=True)
         progress, energy = min(1.0, (step + self.interval) / self._steps), metrics["off_support_energy"]
         following = self._schedule.following(self.penalty, progress, energy, self._first_energy)
         if following != self.penalty:
@@ -112,6 +116,10 @@ class Admm:
         for weight in self._weights.values():
             weight.value_OI.copy_(project(weight.value_OI, self._pattern, self._importance(weight)))
 
+    def verdict(self) -> str:
+        """What the last projection did to the weights, in words."""
+        return self._diagnosis.at_the_end(self.before_projection["off_support_energy"])
+
     @property
     def nbytes(self) -> int:
         """Bytes of z, u and mask that are really held."""
@@ -121,12 +129,12 @@ class Admm:
         states = {name: state.state() for name, state in self._states.items()}
         return {
             "penalty": self.penalty, "first_energy": self._first_energy, "states": states, "support": self._support,
-            "before_projection": self.before_projection,
+            "before_projection": self.before_projection, "seen": self._diagnosis.seen,
         }  # fmt: skip
 
     def restore(self, state: dict) -> None:
         self.penalty, self._first_energy = state["penalty"], state["first_energy"]
-        self.before_projection = state["before_projection"]
+        self.before_projection, self._diagnosis.seen = state["before_projection"], state["seen"]
         self._support = {name: kept.to(self._weights[name].value_OI.device) for name, kept in state["support"].items()}
         for name, its_state in self._states.items():
             its_state.restore(state["states"][name])

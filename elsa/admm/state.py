@@ -107,7 +107,8 @@ class MergedState(State):
         weight = weight_OI.float()
         target = torch.where(before, weight, weight - self._split.read())
         kept = pattern.mask(saliency(target, importance_OI))
-        self._keep(torch.where(kept, target, -retention * target), kept)
+        dual = target.neg() if retention == 1 else target * -retention
+        self._keep(torch.where(kept, target, dual), kept)
         return int((kept != before).sum())
 
     def rescale_dual(self, factor: float) -> None:

@@ -50,8 +50,9 @@ class Elsa(Method):
             )  # fmt: skip
             Loop(model, stepper, training, precision, admm).run(windows, task.log, task.checkpoints)
         admm.project_weights()
+        print(admm.verdict(), flush=True)
         numel = sum(weight.parameter.numel() for weight in weights.values())
         return {
-            "training_tokens": windows.numel(), "before_projection": admm.before_projection,
+            "training_tokens": windows.numel(), "before_projection": admm.before_projection, "verdict": admm.verdict(),
             "bytes": {"admm_per_prunable_weight": admm.nbytes / numel} | state_bytes(model, stepper),
         }  # fmt: skip

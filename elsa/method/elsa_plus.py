@@ -58,8 +58,9 @@ class ElsaPlus(Elsa):
             loop = Loop(model, stepper, training, precision, admm, facts, teacher)
             loop.run(windows, task.log, task.checkpoints)
         admm.project_weights()
+        print(admm.verdict(), flush=True)
         return loop.facts | {
-            "training_tokens": windows.numel(), "before_projection": admm.before_projection,
+            "training_tokens": windows.numel(), "before_projection": admm.before_projection, "verdict": admm.verdict(),
             "bytes": state_bytes(model, stepper),
         }  # fmt: skip
 

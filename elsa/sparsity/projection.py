@@ -10,7 +10,7 @@ def saliency(target: torch.Tensor, importance: torch.Tensor | None = None) -> to
 
     With Adam's second moment as `importance` this is the objective-aware projection (arXiv:2510.01650, Sec. 3.2).
     """
-    return target.square() if importance is None else importance * target.square()
+    return target.square() if importance is None else target.square().mul_(importance)
 
 
 def project(target_OI: torch.Tensor, pattern: Pattern, importance_OI: torch.Tensor | None = None) -> torch.Tensor:

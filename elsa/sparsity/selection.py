@@ -19,10 +19,11 @@ def keep_largest(score: torch.Tensor, keep: int) -> torch.Tensor:
     if keep <= 0:
         return torch.zeros_like(score, dtype=torch.bool)
     threshold = _kth_largest(score, keep)
-    mask = (score > threshold).contiguous()
-    missing = keep - int(mask.sum())
-    ties = (score == threshold).flatten().nonzero().squeeze(1)
-    mask.view(-1)[ties[:missing]] = True
+    mask = (score >= threshold).contiguous()
+    excess = int(mask.sum()) - keep
+    if excess:
+        ties = (score == threshold).flatten().nonzero().squeeze(1)
+        mask.view(-1)[ties[-excess:]] = False
     return mask
 
 
@@ -59,5 +60,5 @@ def _kth_largest(score: torch.Tensor, k: int) -> torch.Tensor:
 
 
 def _refuse_nan(score: torch.Tensor) -> None:
-    if bool(score.isnan().any()):
+    if score.numel() and bool(score.max().isnan()):
         raise ValueError("a score is NaN: the weights or their statistics are broken")

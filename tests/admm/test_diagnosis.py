@@ -1,0 +1,44 @@
+import math
+
+from elsa.admm.diagnosis import Diagnosis
+
+
+def followed(rate, constant=True, points=20):
+    """What is said about a run whose energy falls as exp(−rate · travel), by progress."""
+    diagnosis, said = Diagnosis(0.5, constant), {}
+    for i in range(1, points + 1):
+        progress = i / points
+        said[progress] = diagnosis.add(progress, 0.5 * math.exp(-rate * (progress - progress**2 / 2)))
+    return {progress: text for progress, text in said.items() if text}
+
+
+def test_a_penalty_that_is_too_small_is_named_after_a_tenth_of_the_run():
+    ((progress, text),) = followed(rate=2).items()
+    assert progress == 0.1
+    assert text.startswith("λ looks too small: 41% of the energy is off the support after 10% of the run, and at this")
+    assert "18% will be at the end" in text
+    assert "Try 14 times the penalty" in text
+
+
+def test_a_ramp_is_given_half_the_run():
+    assert list(followed(rate=2, constant=False)) == [0.5]
+
+
+def test_a_penalty_that_pins_the_support_is_named():
+    ((progress, text),) = followed(rate=100).items()
+    assert progress == 0.1
+    assert text.startswith("λ looks too large: after 10% of the run only 0.00%")
+
+
+def test_a_run_that_fits_is_left_alone():
+    assert followed(rate=14) == {}
+
+
+def test_the_end_says_what_the_projection_removes():
+    diagnosis = Diagnosis(0.5, True)
+    assert diagnosis.at_the_end(0.0004).startswith("the weights have reached their support")
+    assert diagnosis.at_the_end(0.004).startswith("the weights have nearly reached their support: 0.4%")
+    assert diagnosis.at_the_end(0.38) == (
+        "λ too small: the last projection removes 38% of the weights' energy. Try 19 times the penalty, a higher "
+        "learning rate, more steps, or penalty=auto"
+    )
