@@ -137,14 +137,15 @@ class EvaluateConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ReportConfig:
-    """Tables of finished runs. `records`: folders that are searched for `result.json`."""
+    """Tables of finished runs. `records`: folders that are searched for `result.json`, or files of `elsa report`."""
 
     records: list[str]
     paths: Paths
 
     def check(self) -> None:
         for folder in self.records:
-            require(Path(folder).is_dir(), "records", folder, "no such folder; give folders of finished runs")
+            there = Path(folder).is_dir() or (Path(folder).is_file() and Path(folder).suffix == ".jsonl")
+            require(there, "records", folder, "no such folder of finished runs or records.jsonl")
 
 
 def _check(key: str, check: Callable, *arguments: object) -> None:

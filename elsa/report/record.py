@@ -23,12 +23,22 @@ def read_record(folder: Path) -> dict | None:
     path = folder / "result.json"
     if not path.is_file():
         return None
+    return _checked(path.read_text(), f"{path}")
+
+
+def read_records(path: Path) -> list[dict]:
+    """The records of a JSONL file, a line each. Raises `UserError` if a line is no record."""
+    lines = path.read_text().splitlines()
+    return [_checked(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
+
+
+def _checked(text: str, where: str) -> dict:
     try:
-        record = json.loads(path.read_text())
+        record = json.loads(text)
     except json.JSONDecodeError as error:
-        raise UserError(f"{path}: no valid JSON ({error}); delete it to run again") from error
+        raise UserError(f"{where}: no valid JSON ({error}); delete it to run again") from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise UserError(f"{path}: not a record of format {FORMAT}; delete it to run again")
+        raise UserError(f"{where}: not a record of format {FORMAT}; delete it to run again")
     return record
 
 

@@ -1,5 +1,6 @@
 """`elsa report`: finished runs → a table of perplexity by method and pattern, with the spread over seeds."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from elsa.config.schema import ReportConfig, build
 from elsa.errors import UserError
 from elsa.files import content_hash, write_atomically
 from elsa.report.grid import csv_cells, grids, markdown_grid
-from elsa.report.record import read_record
+from elsa.report.record import read_record, read_records
 
 
 def report(composed: DictConfig) -> None:
@@ -27,15 +28,19 @@ def report(composed: DictConfig) -> None:
     tables = "\n".join(markdown_grid(grid) for grid in found)
     write_atomically(folder / "tables.md", lambda temporary: temporary.write_text(tables))
     write_atomically(folder / "cells.csv", lambda temporary: temporary.write_text(csv_cells(found)))
+    lines = "".join(json.dumps(record) + "\n" for record in records)
+    write_atomically(folder / "records.jsonl", lambda temporary: temporary.write_text(lines))
     Console(width=None if sys.stdout.isatty() else 160).print(Markdown(tables))
-    print(f"tables {folder / 'tables.md'}\ncells  {folder / 'cells.csv'} (with the runs behind each)", flush=True)
+    print(f"{folder}: tables.md, cells.csv (with the runs behind each), records.jsonl", flush=True)
 
 
-def _found(folder: Path) -> list[dict]:
+def _found(path: Path) -> list[dict]:
+    """The records below a folder, or those of a `records.jsonl` that an earlier report wrote."""
     records = []
-    for path in sorted(folder.rglob("result.json")):
+    sources = [path] if path.is_file() else sorted(path.rglob("result.json"))
+    for source in sources:
         try:
-            records.append(read_record(path.parent))
+            records += read_records(source) if path.is_file() else [read_record(source.parent)]
         except UserError as error:
             print(f"elsa: skipped {error}", file=sys.stderr)
     return records

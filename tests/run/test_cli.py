@@ -118,6 +118,9 @@ def test_report_averages_seeds_and_skips_what_is_no_record(elsa, tmp_path):
     lines = next(Path().glob("outputs/reports/*/cells.csv")).read_text().splitlines()
     assert len(lines) == 1 + 2 * 2
     assert all((Path("outputs/runs") / run).is_dir() for run in lines[1].split(",")[-1].split())
+    bundle = next(Path().glob("outputs/reports/*/records.jsonl"))
+    _, again, _ = elsa("report", f"records=[{bundle}]", "paths.outputs=elsewhere", model=False)
+    assert again.replace("elsewhere", "outputs") == out
 
 
 def test_plan_says_what_fits_and_measures_a_dry_run(elsa):
@@ -164,7 +167,7 @@ def test_cfg_job_prints_the_resolved_run_and_starts_nothing(elsa):
         (["precision=elsa_l", "training.accumulation=8"], "precision.gradient_release=True: needs training.accumul"),
         (["evaluate", "checkpoint=nowhere"], "checkpoint=nowhere: no such folder"),
         (["evaluate"], "checkpoint=???: must be given"),
-        (["report", "records=[nowhere]"], "records=nowhere: no such folder"),
+        (["report", "records=[nowhere]"], "records=nowhere: no such folder of finished runs"),
     ],
 )
 def test_a_mistake_is_one_line_exit_code_2_and_nothing_written(elsa, arguments, line):
