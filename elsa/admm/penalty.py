@@ -79,9 +79,10 @@ class Exponential(Ramp):
 class Auto(Penalty):
     """λ follows the run: the energy off the support falls on a planned line and is gone before the learning rate is.
 
-    The plan falls exponentially from the energy at the start to `final_energy` at progress `gone_at`, and stays. After
-    every interval λ is multiplied by (energy / plan)^gain, by at most `largest_change` either way: too much energy left
-    raises it, too little lowers it. `start`: λ of the first interval. Scale-free in steps and sparsity.
+    By the plan the square root of the energy, the distance to the support, falls linearly from the start and would be 0
+    at progress `gone_at`; below `final_energy` it stays there. After every interval λ is multiplied by
+    (energy / plan)^gain, by at most `largest_change` either way: too much energy left raises it, too little lowers it.
+    `start`: λ of the first interval. Scale-free in steps and sparsity.
     """
 
     start: float
@@ -102,7 +103,7 @@ class Auto(Penalty):
 
     def planned(self, progress: float, first_energy: float) -> float:
         """The energy that is to be left at this progress."""
-        return first_energy * (self.final_energy / first_energy) ** min(1.0, progress / self.gone_at)
+        return max(self.final_energy, first_energy * max(0.0, 1 - progress / self.gone_at) ** 2)
 
     def following(self, penalty: float, progress: float, energy: float, first_energy: float) -> float:
         change = (max(energy, 1e-12) / self.planned(progress, first_energy)) ** self.gain

@@ -20,7 +20,7 @@ from elsa.admm.precision import Precision
 from elsa.admm.training import Training
 from elsa.data.sources import Source, Tokens
 from elsa.errors import UserError, did_you_mean, require
-from elsa.evaluate.perplexity import Perplexity
+from elsa.evaluate import Evaluation
 from elsa.layerwise.activations import PLACES
 from elsa.method import Method
 from elsa.model.loading import ModelSource, max_positions
@@ -31,10 +31,14 @@ from elsa.track import TrackerSource
 
 @dataclass(frozen=True, kw_only=True)
 class Paths:
-    """`outputs`: run folders and comparisons. `cache`: token windows and converted models, shared by all runs."""
+    """`outputs`: run folders and comparisons. `cache`: token windows, converted models and scores, shared by all runs.
+
+    `mirror`: a folder with local copies of what the hub has; null for none.
+    """
 
     outputs: str
     cache: str
+    mirror: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +79,7 @@ class PruneConfig:
     training: Training
     penalty: Penalty
     precision: Precision
-    eval: Perplexity
+    eval: Evaluation
     tracker: TrackerSource
     paths: Paths
     seed: int
@@ -116,7 +120,7 @@ class EvaluateConfig:
 
     checkpoint: str
     data: Source | Tokens
-    eval: Perplexity
+    eval: Evaluation
     paths: Paths
     device: str
     dtype: str

@@ -14,13 +14,14 @@ from torch.nn import functional as F
 from elsa.data.sources import SPLITS, Source, Tokens
 from elsa.data.windows import WindowReader, windows_hash
 from elsa.errors import UserError, require
+from elsa.evaluate import Evaluation, Subject
 from elsa.track.progress import progress
 
 _TOKENS_A_BATCH = 2048
 
 
 @dataclass(frozen=True, kw_only=True)
-class Perplexity:
+class Perplexity(Evaluation):
     """exp of the mean next-token loss over `windows` non-overlapping windows of each of the named `sets`.
 
     `formula`: "standard" divides by the scored targets, L − 1 a window (as Wanda and SparseGPT report it); "official"
@@ -42,22 +43,20 @@ class Perplexity:
         require(self.autocast in ("bfloat16", "none"), "autocast", self.autocast, "known: bfloat16, none")
 
     def check(self) -> None:
-        """Raise `UserError` if a set can be seen to be missing."""
         for name, source in self.sets.items():
             try:
                 source.check(self.split)
             except UserError as error:
                 raise UserError(f"sets.{name}.{error}") from error
 
-    def read(self, reader: WindowReader) -> dict[str, torch.Tensor]:
-        """The windows of every set: read before the work starts, so that what is missing costs nothing."""
+    def prepare(self, reader: WindowReader) -> dict[str, torch.Tensor]:
+        """The windows of every set."""
         return {name: reader.evaluation(source, self.split, self.windows) for name, source in self.sets.items()}
 
-    def evaluate(self, model: nn.Module, held_out: dict[str, torch.Tensor]) -> dict[str, dict]:
-        """Perplexity with its protocol for every set of `windows_NL`, as JSON."""
+    def evaluate(self, subject: Subject, prepared: dict[str, torch.Tensor]) -> dict[str, dict]:
         results = {}
-        for name, windows in held_out.items():
-            loss = mean_loss(model, windows, self.autocast)
+        for name, windows in prepared.items():
+            loss = mean_loss(subject.model, windows, self.autocast)
             count, length = windows.shape
             if self.formula == "official":
                 loss *= (length - 1) / length
@@ -66,7 +65,7 @@ class Perplexity:
                 "split": self.split, "formula": self.formula, "autocast": self.autocast,
                 "data_sha256": windows_hash(windows),
             }  # fmt: skip
-        return results
+        return {"perplexity": results}
 
 
 @torch.no_grad()

@@ -9,14 +9,16 @@ _TEXT = ("model", "method")  # columns of words, aligned left
 
 
 def columns(records: list[dict]) -> tuple[list[str], list[list[str]]]:
-    """Headers and rows: method, sparsity as counted, perplexity of every set, tokens, seconds, peak memory.
+    """Headers and rows: method, sparsity as counted, perplexity of every set, average accuracy, tokens, time, memory.
 
     Tokens, seconds and memory are those of the pruning itself, calibration or training included; loading and
     evaluation are not. Several models get a column of their own. A cell that a record lacks reads `--`.
     """
     sets = list(dict.fromkeys(name for record in records for name in record["perplexity"]))
     several = len({record["model"] for record in records}) > 1
-    headers = ["method", "sparsity", *(f"perplexity {name}" for name in sets), "tokens", "seconds", "peak memory"]
+    tasks = any("zero_shot" in record for record in records)
+    headers = ["method", "sparsity", *(f"perplexity {name}" for name in sets), *(["zero-shot acc"] if tasks else [])]
+    headers += ["tokens", "seconds", "peak memory"]
     rows = []
     for record in records:
         scores = [record["perplexity"].get(name) for name in sets]
@@ -24,13 +26,17 @@ def columns(records: list[dict]) -> tuple[list[str], list[list[str]]]:
         tokens = facts.get("calibration_tokens", 0) + facts.get("training_tokens", 0)
         row = [record["method"], f"{record['sparsity']['counted']:.4%}"]
         row += [f"{score['perplexity']:,.2f}" if score else "--" for score in scores]
+        if tasks:
+            zero_shot = record.get("zero_shot")
+            limited = " (limited)" if zero_shot and zero_shot["limit"] else ""
+            row.append(f"{zero_shot['average_acc']:.2%}{limited}" if zero_shot else "--")
         row += [f"{tokens:,}", f"{record['seconds']['prune']:,.1f}", f"{record['peak_memory_bytes'] / 2**30:.2f} GiB"]
         rows.append([record["model"], *row] if several else row)
     return (["model", *headers] if several else headers), rows
 
 
-def print_table(records: list[dict]) -> None:
-    """Print the table; where output is no terminal it is wide enough for whole words."""
+def print_tables(records: list[dict]) -> None:
+    """Print the table, and accuracy by task where there is some; without a terminal wide enough for whole words."""
     headers, rows = columns(records)
     table = Table(title=None if "model" in headers else records[0]["model"])
     for header in headers:
@@ -38,6 +44,8 @@ def print_table(records: list[dict]) -> None:
     for row in rows:
         table.add_row(*row)
     Console(width=None if sys.stdout.isatty() else 140).print(table)
+    if any("zero_shot" in record for record in records):
+        print_zero_shot(records)
 
 
 def markdown_table(records: list[dict]) -> str:
@@ -45,3 +53,20 @@ def markdown_table(records: list[dict]) -> str:
     headers, rows = columns(records)
     align = ["---" if header in _TEXT else "---:" for header in headers]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in [headers, align, *rows]) + "\n"
+
+
+def print_zero_shot(records: list[dict]) -> None:
+    """Accuracy by task of every record that has it, with standard errors, and against the dense model where paired."""
+    scored = [record for record in records if "zero_shot" in record]
+    table = Table(title="zero-shot accuracy" + (", limited" if any(r["zero_shot"]["limit"] for r in scored) else ""))
+    for header in ("method", "task", "acc", "acc_norm", "n", "against dense", "answers lost, gained"):
+        table.add_column(header, justify="left" if header in ("method", "task") else "right")
+    for record in scored:
+        for name, score in record["zero_shot"]["tasks"].items():
+            norm = f"{score['acc_norm']:.3f} ± {score['acc_norm_stderr']:.3f}" if "acc_norm" in score else "--"
+            pair = record.get("zero_shot_against_dense", {}).get(name)
+            change = f"{pair['difference']:+.3f} [{pair['low']:+.3f}, {pair['high']:+.3f}]" if pair else "--"
+            flips = f"{pair['lost']}, {pair['gained']}" if pair else "--"
+            cells = [f"{score['acc']:.3f} ± {score['acc_stderr']:.3f}", norm, f"{score['n']}", change, flips]
+            table.add_row(record.get("method", ""), name, *cells)
+    Console(width=None if sys.stdout.isatty() else 140).print(table)

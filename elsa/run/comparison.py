@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from elsa.files import content_hash, write_atomically
 from elsa.report.figure import perplexity_figure
 from elsa.report.record import read_record
-from elsa.report.table import markdown_table, print_table
+from elsa.report.table import markdown_table, print_tables
 
 
 class Comparison(Callback):
@@ -28,6 +28,8 @@ class Comparison(Callback):
             return
         outputs = Path(config.paths.outputs) / "comparisons" / content_hash([record["name"] for record in records])
         write_atomically(outputs / "table.md", lambda temporary: temporary.write_text(markdown_table(records)))
-        perplexity_figure(records, outputs / "perplexity.png")
-        print_table(records)
-        print(f"table   {outputs / 'table.md'}\npicture {outputs / 'perplexity.png'}", flush=True)
+        print_tables(records)
+        print(f"table   {outputs / 'table.md'}", flush=True)
+        if any(record["perplexity"] for record in records):
+            perplexity_figure(records, outputs / "perplexity.png")
+            print(f"picture {outputs / 'perplexity.png'}", flush=True)

@@ -20,6 +20,8 @@ from elsa.config.run_id import method_name, run_name, settings
 from elsa.config.schema import PruneConfig, resolved_device
 from elsa.data.windows import WindowReader, windows_hash
 from elsa.errors import UserError
+from elsa.evaluate import Subject, summary_of
+from elsa.evaluate.zero_shot import paired
 from elsa.files import flattened, read_json, write_json
 from elsa.method import Task
 from elsa.method.dense import Dense
@@ -39,20 +41,20 @@ def run_with_dense(run: PruneConfig, config: dict) -> list[Path]:
     """
     covered = run.check()
     dense = dataclasses.replace(run, method=Dense())
-    runs = [(dense, config | {"method": _DENSE})]
+    folders = [_run_once(dense, config | {"method": _DENSE}, covered, None)]
     if not isinstance(run.method, Dense):
-        runs.append((run, config))
-    return list(dict.fromkeys(_run_once(each, its_config, covered) for each, its_config in runs))
+        folders.append(_run_once(run, config, covered, folders[0]))
+    return folders
 
 
-def _run_once(run: PruneConfig, config: dict, covered: Coverage) -> Path:
+def _run_once(run: PruneConfig, config: dict, covered: Coverage, dense: Path | None) -> Path:
     folder = Path(run.paths.outputs) / "runs" / run_name(run, config)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / ".lock", timeout=0):
             if read_record(folder) is None:
                 print(f"{folder}: running ({covered})", flush=True)
-                _Job(run, config, folder).execute(covered)
+                _Job(run, config, folder, dense).execute(covered)
             elif not isinstance(run.method, Dense):
                 print(f"{folder}: finished before, not run again (delete the folder to do so)", flush=True)
     except Timeout as error:
@@ -61,10 +63,10 @@ def _run_once(run: PruneConfig, config: dict, covered: Coverage) -> Path:
 
 
 class _Job:
-    """One run in its folder. What an earlier process did of it is not done again."""
+    """One run in its folder. What an earlier process did of it is not done again. `dense`: the dense model's folder."""
 
-    def __init__(self, run: PruneConfig, config: dict, folder: Path):
-        self._run, self._config, self._folder = run, config, folder
+    def __init__(self, run: PruneConfig, config: dict, folder: Path, dense: Path | None):
+        self._run, self._config, self._folder, self._dense = run, config, folder, dense
         self._device = resolved_device(run.device)
         self._seconds: dict[str, float] = {}
         self._hashes: dict[str, str] = {}  # of the data that the method sees
@@ -82,7 +84,7 @@ class _Job:
         with self._timed("load"):
             model, tokenizer = source.load(cache, self._device)
             reader = WindowReader(tokenizer=tokenizer, cache=cache, begin_with_bos=run.model.begin_with_bos)
-            held_out = run.eval.read(reader)
+            prepared = run.eval.prepare(reader)
         step = self._checkpoints.step() if done is None else sys.maxsize
         tracker = run.tracker.open(self._folder, self._folder.name, self._config, step)
         summary: dict[str, float] = {}
@@ -90,11 +92,11 @@ class _Job:
             if done is None:
                 done = self._prune_and_save(model, tokenizer, reader, tracker)
             with self._timed("evaluate"):
-                perplexity = run.eval.evaluate(model, held_out)
-            summary = {f"perplexity/{name}": score["perplexity"] for name, score in perplexity.items()}
+                scores = run.eval.evaluate(Subject(model=model, tokenizer=tokenizer, cache=cache), prepared)
+            summary = summary_of(scores)
         finally:
             tracker.close(summary)
-        self._write_record(covered, perplexity, done)
+        self._write_record(covered, scores, done)
 
     def _prune_and_save(
         self, model: nn.Module, tokenizer: PreTrainedTokenizerFast, reader: WindowReader, tracker: Tracker
@@ -130,12 +132,14 @@ class _Job:
             windows=windows, log=tracker.log, activations=run.activations, checkpoints=self._checkpoints,
         )  # fmt: skip
 
-    def _write_record(self, covered: Coverage, perplexity: dict, done: dict) -> None:
+    def _write_record(self, covered: Coverage, scores: dict[str, dict], done: dict) -> None:
         run, config = self._run, self._config
         record = {"name": self._folder.name, "model": run.model.name, "method": method_name(config["method"])}
         record |= {"pattern": run.sparsity.name if "sparsity" in run.method.reads else "dense", "seed": run.seed}
-        record |= {"settings": settings(run, config), "perplexity": perplexity} | done["outcome"]
+        record |= {"settings": settings(run, config), "perplexity": {}} | scores | done["outcome"]
         record |= {"coverage": dataclasses.asdict(covered), "device": self._device}
+        if "zero_shot" in scores and self._dense is not None:
+            record["zero_shot_against_dense"] = paired(read_record(self._dense)["zero_shot"], scores["zero_shot"])
         seconds = self._seconds | done["seconds"]
         record |= {"seconds": {phase: round(value, 3) for phase, value in seconds.items()}}
         science = {group: node for group, node in config.items() if group != "paths"}  # config.json holds them too

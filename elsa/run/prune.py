@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 from elsa.config.compose import plain
 from elsa.config.schema import PruneConfig, build
 from elsa.report.record import read_record
-from elsa.report.table import print_table
+from elsa.report.table import print_tables
 from elsa.run.job import run_with_dense
 
 
@@ -16,6 +16,6 @@ def prune(composed: DictConfig) -> list[str]:
     config = plain(composed)
     folders = run_with_dense(build(PruneConfig, config), config)
     if HydraConfig.get().mode == RunMode.RUN:
-        print_table([read_record(folder) for folder in folders])
+        print_tables([read_record(folder) for folder in folders])
         print(f"record {folders[-1]}/result.json", flush=True)
     return [str(folder) for folder in folders]

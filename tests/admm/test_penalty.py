@@ -36,9 +36,9 @@ def test_exponential_cannot_start_at_zero():
 AUTO = Auto(start=0.001, final_energy=1e-4, gone_at=0.5, gain=0.5, largest_change=2.0)
 
 
-def test_auto_plans_an_exponential_fall_that_ends_before_the_run():
+def test_auto_plans_a_linear_fall_of_the_distance_that_ends_before_the_run():
     assert AUTO.planned(0.0, 0.25) == 0.25
-    assert AUTO.planned(0.25, 0.25) == pytest.approx((0.25 * 1e-4) ** 0.5)
+    assert AUTO.planned(0.25, 0.25) == pytest.approx(0.25 / 4)
     assert AUTO.planned(0.5, 0.25) == AUTO.planned(1.0, 0.25) == pytest.approx(1e-4)
 
 

@@ -91,8 +91,8 @@ def test_groups_are_the_nouns_of_a_run():
 
 
 def test_libraries_stay_in_their_place():
-    """wandb in one file, transformers only in model, data, checkpoint, plan (and the command line, to silence it)."""
-    users = {"wandb": set(), "transformers": set()}
+    """wandb and lm_eval in one file each, transformers only where models and tokenizers are."""
+    users = {"wandb": set(), "lm_eval": set(), "transformers": set()}
     for path in (ROOT / "elsa").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
@@ -101,4 +101,5 @@ def test_libraries_stay_in_their_place():
                 if module.split(".")[0] in users:
                     users[module.split(".")[0]].add(path.relative_to(ROOT / "elsa").parts[0])
     assert users["wandb"] == {"track"}
-    assert users["transformers"] == {"model", "data", "checkpoint", "plan", "run"}
+    assert users["lm_eval"] == {"evaluate"}
+    assert users["transformers"] == {"model", "data", "checkpoint", "evaluate", "plan", "run"}

@@ -7,6 +7,7 @@ from safetensors.torch import save_file
 from elsa.data.sources import Tokens
 from elsa.data.windows import WindowReader
 from elsa.errors import UserError
+from elsa.evaluate import Subject
 from elsa.evaluate.perplexity import Perplexity, mean_loss
 
 
@@ -19,7 +20,9 @@ def source(tmp_path, windows):
 def evaluate(model, source, tmp_path, **changes):
     settings = {"sets": {"ids": source}, "split": "test", "windows": None, "formula": "standard", "autocast": "none"}
     perplexity = Perplexity(**settings | changes)
-    return perplexity.evaluate(model, perplexity.read(WindowReader(tokenizer=None, cache=tmp_path)))["ids"]
+    prepared = perplexity.prepare(WindowReader(tokenizer=None, cache=tmp_path))
+    subject = Subject(model=model, tokenizer=None, cache=tmp_path)
+    return perplexity.evaluate(subject, prepared)["perplexity"]["ids"]
 
 
 def test_perplexity_is_exp_of_the_loss_over_scored_targets(model, windows, source, tmp_path):

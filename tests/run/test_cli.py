@@ -135,6 +135,24 @@ def test_plan_says_what_fits_and_measures_a_dry_run(elsa):
     assert "precision.gradient_release=true" in out
 
 
+def test_zero_shot_of_the_pruned_model_stands_beside_the_dense_one(elsa, tmp_path):
+    rows = [{"sentence1": f"the cat {i}", "sentence2": "sat", "label": i % 2, "idx": i} for i in range(10)]
+    (tmp_path / "mirror/rte").mkdir(parents=True)
+    (tmp_path / "mirror/rte/validation.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    scoring = ["eval=full", "eval.parts.zero_shot.tasks=[rte]", f"paths.mirror={tmp_path / 'mirror'}"]
+    code, out, err = elsa("method=magnitude", "sparsity.ratio=0.9", *scoring)
+    assert code == 0, err
+    _, record = of("magnitude")
+    assert record["zero_shot"]["tasks"]["rte"]["n"] == 10
+    assert record["zero_shot_against_dense"]["rte"]["n"] == 10
+    assert record["perplexity"].keys() == {"held_out"}
+    assert "zero-shot acc" in out
+    folder, _ = of("magnitude")
+    elsa("evaluate", f"checkpoint={folder}", "eval=zero_shot", "eval.tasks=[rte]", scoring[-1], model=False)
+    written = json.loads(next(Path().glob("outputs/evaluations/*.json")).read_text())
+    assert written["zero_shot"]["tasks"] == record["zero_shot"]["tasks"]
+
+
 def test_help_lists_commands_groups_and_choices(elsa):
     for arguments in ([], ["--help"], ["prune", "--help"]):
         code, out, _ = elsa(*arguments, model=False)
@@ -167,6 +185,11 @@ def test_cfg_job_prints_the_resolved_run_and_starts_nothing(elsa):
         (["precision=elsa_l", "training.accumulation=8"], "precision.gradient_release=True: needs training.accumul"),
         (["evaluate", "checkpoint=nowhere"], "checkpoint=nowhere: no such folder"),
         (["evaluate"], "checkpoint=???: must be given"),
+        (
+            ["eval=zero_shot", "eval.tasks=[arc_esy]"],
+            "eval.tasks=arc_esy: lm-eval has no such task; did you mean 'arc_",
+        ),
+        (["eval=zero_shot"], "eval.mirror=null: the hub cannot be reached; give a folder of task data"),
         (["report", "records=[nowhere]"], "records=nowhere: no such folder of finished runs"),
     ],
 )

@@ -1,0 +1,32 @@
+"""Several evaluations of one model."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from elsa.data.windows import WindowReader
+from elsa.errors import UserError
+from elsa.evaluate import Evaluation, Subject
+
+
+@dataclass(frozen=True, kw_only=True)
+class Several(Evaluation):
+    """All `parts`, one after the other."""
+
+    parts: dict[str, Evaluation]
+
+    def check(self) -> None:
+        for name, part in self.parts.items():
+            try:
+                part.check()
+            except UserError as error:
+                raise UserError(f"parts.{name}.{error}") from error
+
+    def prepare(self, reader: WindowReader) -> dict[str, Any]:
+        return {name: part.prepare(reader) for name, part in self.parts.items()}
+
+    def evaluate(self, subject: Subject, prepared: dict[str, Any]) -> dict[str, dict]:
+        scores: dict[str, dict] = {}
+        for name, part in self.parts.items():
+            for kind, found in part.evaluate(subject, prepared[name]).items():
+                scores[kind] = scores.get(kind, {}) | found
+        return scores

@@ -1,0 +1,246 @@
+"""Zero-shot accuracy by lm-eval's own task definitions, on the hub's data or on a local mirror of it.
+
+The only file that knows lm-eval. Scores are kept by content: the weights, the documents, the definition of the task and
+the versions decide them. lm-eval's own cache is keyed by none of these and is never used.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import re
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import yaml
+from datasets.exceptions import DatasetsError
+from jinja2 import UndefinedError
+from torch import nn
+
+from elsa import hub
+from elsa.data.windows import WindowReader
+from elsa.errors import UserError, did_you_mean, require
+from elsa.evaluate import Evaluation, Subject
+from elsa.files import content_hash, read_json, write_json
+from elsa.track.progress import progress
+
+if TYPE_CHECKING:
+    from lm_eval.api.task import Task
+
+_SPLITS = ("train", "validation", "test")
+_METRICS = ("acc", "acc_norm")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZeroShot(Evaluation):
+    """`acc` and `acc_norm` with standard errors on each of `tasks`, and the average `acc` over them.
+
+    `limit`: first documents of each task, null for all; a limited score says so. `mirror`: a folder with
+    `<task>/<split>.jsonl` in the columns of the task's own data set; null takes the data from the hub. Splits that a
+    mirror lacks are left out, and lm-eval scores on test, or else on validation.
+    """
+
+    tasks: list[str]
+    limit: int | None
+    num_fewshot: int
+    batch_size: int
+    mirror: str | None
+
+    def __post_init__(self):
+        require(bool(self.tasks), "tasks", "[]", "name at least one task, for example arc_easy")
+        require(self.limit is None or self.limit >= 1, "limit", self.limit, "at least 1, or null for all documents")
+        require(self.num_fewshot >= 0, "num_fewshot", self.num_fewshot, "0 for zero-shot, or more")
+        require(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
+
+    def check(self) -> None:
+        known = packaged_tasks()
+        for task in self.tasks:
+            require(task in known, "tasks", task, f"lm-eval has no such task; {did_you_mean(task, known)}")
+            if self.mirror is not None:
+                files = mirrored(Path(self.mirror), task)
+                wanted = f"no {task}/<split>.jsonl there, with split one of {', '.join(_SPLITS)}"
+                require(bool(files), "mirror", self.mirror, wanted)
+        if self.mirror is None:
+            require(hub.reachable(), "mirror", "null", "the hub cannot be reached; give a folder of task data")
+
+    def prepare(self, reader: WindowReader) -> dict[str, "Task"]:
+        """Load the tasks and look at their first documents."""
+        if self.limit is not None:
+            print(f"zero-shot on the first {self.limit} documents of each task only: limited scores", flush=True)
+        return load_tasks(self.tasks, None if self.mirror is None else Path(self.mirror))
+
+    def evaluate(self, subject: Subject, prepared: dict[str, "Task"]) -> dict[str, dict]:
+        weights = weights_hash(subject.model)
+        found, items = {}, {}
+        for name, task in progress(list(prepared.items()), "zero-shot", unit="task"):
+            key = {"weights": weights, "dtype": str(subject.model.dtype)} | self._protocol(name, task)
+            path = subject.cache / "zero_shot" / f"{name}-{content_hash(key, 24)}.json"
+            kept = read_json(path)
+            if kept is None:
+                kept = {"key": key} | self._score(subject, name, task)
+                write_json(path, kept)
+            found[name], items[name] = kept["scores"], kept["items"]
+        average = sum(scores["acc"] for scores in found.values()) / len(found)
+        dtype = str(subject.model.dtype).removeprefix("torch.")
+        facts = {"average_acc": average, "limit": self.limit, "dtype": dtype, "lm_eval": version("lm_eval")}
+        return {"zero_shot": facts | {"tasks": found, "items": items}}
+
+    def _protocol(self, name: str, task: "Task") -> dict:
+        documents = [task.eval_docs[i] for i in range(self._count(task))]
+        text = json.dumps(documents, sort_keys=True, default=str)
+        return {
+            "task": name, "version": task.VERSION, "num_fewshot": self.num_fewshot, "limit": self.limit,
+            "data_sha256": hashlib.sha256(text.encode()).hexdigest(), "definition": packaged_tasks()[name].read_text(),
+            "lm_eval": version("lm_eval"), "transformers": version("transformers"), "torch": version("torch"),
+        }  # fmt: skip
+
+    def _count(self, task: "Task") -> int:
+        return len(task.eval_docs) if self.limit is None else min(self.limit, len(task.eval_docs))
+
+    def _score(self, subject: Subject, name: str, task: "Task") -> dict:
+        with _quiet():
+            from lm_eval import simple_evaluate
+            from lm_eval.models.huggingface import HFLM
+
+            model = HFLM(pretrained=subject.model.eval(), tokenizer=subject.tokenizer, batch_size=self.batch_size)
+            results = simple_evaluate(
+                model, tasks=[task], num_fewshot=self.num_fewshot, limit=self.limit, log_samples=True,
+                bootstrap_iters=0, task_manager=_no_tasks(),
+            )  # fmt: skip
+        protocol = self._protocol(name, task)
+        scores = {"n": self._count(task)} | {key: protocol[key] for key in ("version", "num_fewshot", "data_sha256")}
+        for metric in _METRICS:
+            if f"{metric},none" in results["results"][name]:
+                scores[metric] = results["results"][name][f"{metric},none"]
+                scores[f"{metric}_stderr"] = _standard_error(scores[metric], scores["n"])
+        if "acc" not in scores:
+            raise UserError(f"eval.tasks={name}: this task has no accuracy; it cannot be averaged with others")
+        samples = sorted(results["samples"][name], key=lambda sample: sample["doc_id"])
+        return {"scores": scores, "items": [int(sample["acc"]) for sample in samples]}
+
+
+def _standard_error(accuracy: float, count: int) -> float:
+    """Of a mean of zeros and ones, with n − 1 as lm-eval has it."""
+    return (accuracy * (1 - accuracy) / max(1, count - 1)) ** 0.5
+
+
+def paired(dense: dict, pruned: dict) -> dict:
+    """Pruned against dense on the same items, by task: difference of accuracy, its 95 % interval, flipped answers.
+
+    Takes two "zero_shot" results. Tasks whose documents differ are left out.
+    """
+    result = {}
+    for name, scores in pruned["tasks"].items():
+        same = name in dense["tasks"] and dense["tasks"][name]["data_sha256"] == scores["data_sha256"]
+        if not same:
+            continue
+        changes = [after - before for before, after in zip(dense["items"][name], pruned["items"][name], strict=True)]
+        count, mean = len(changes), sum(changes) / len(changes)
+        error = (sum((change - mean) ** 2 for change in changes) / max(1, count - 1) / count) ** 0.5
+        result[name] = {
+            "difference": mean, "low": mean - 1.96 * error, "high": mean + 1.96 * error,
+            "lost": changes.count(-1), "gained": changes.count(1), "n": count,
+        }  # fmt: skip
+    return result
+
+
+def weights_hash(model: nn.Module) -> str:
+    """SHA-256 of all parameters and buffers, names and dtypes included."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+@cache
+def packaged_tasks() -> dict[str, Path]:
+    """{name: its YAML} of every single task in lm-eval, without importing it."""
+    root = Path(find_spec("lm_eval").submodule_search_locations[0]) / "tasks"
+    found = {}
+    for path in root.rglob("*.yaml"):
+        match = re.search(r"^task: *([\w\-.]+) *$", path.read_text(errors="replace"), re.MULTILINE)
+        if match:
+            found.setdefault(match[1], path)
+    return found
+
+
+def mirrored(mirror: Path, task: str) -> dict[str, str]:
+    """{split: file} of a task in a mirror."""
+    return {split: str(p.resolve()) for split in _SPLITS if (p := mirror / task / f"{split}.jsonl").is_file()}
+
+
+def load_tasks(names: list[str], mirror: Path | None) -> dict[str, "Task"]:
+    """lm-eval's own tasks, on the mirror's files if there is one. Raises `UserError` for data that do not fit."""
+    with _quiet(), tempfile.TemporaryDirectory(prefix="elsa-tasks-") as folder:
+        for name in names:
+            local = {} if mirror is None else _local_data(name, mirrored(mirror, name))
+            content = {"include": str(packaged_tasks()[name]), "task": name} | local
+            (Path(folder) / f"{name}.yaml").write_text(yaml.safe_dump(content))
+        from lm_eval.tasks import TaskManager
+
+        manager = TaskManager(include_path=folder, include_defaults=False)
+        return {name: _loaded(manager, name, mirror) for name in names}
+
+
+def _local_data(name: str, files: dict[str, str]) -> dict[str, Any]:
+    """What sends a task's data set to local files. Splits without a file are null."""
+    splits = {split: split if split in files else None for split in _SPLITS}
+    if files.keys() & {"validation", "test"} == set():
+        raise UserError(f"eval.mirror: {name} has neither validation.jsonl nor test.jsonl")
+    return {
+        "dataset_path": "json", "dataset_name": None, "dataset_kwargs": {"data_files": files},
+        "training_split": splits["train"], "validation_split": splits["validation"], "test_split": splits["test"],
+        "fewshot_split": None,
+    }  # fmt: skip
+
+
+def _loaded(manager: Any, name: str, mirror: Path | None) -> "Task":
+    place = f"{mirror / name}" if mirror else f"the data set of {name}"
+    try:
+        task = manager.load([name])["tasks"][name]
+        first = task.eval_docs[0]
+        task.doc_to_text(first), task.doc_to_choice(first), task.doc_to_target(first)
+    except UndefinedError as error:
+        raise UserError(f"eval.mirror: {place} lacks a column that the task reads: {error}") from error
+    except KeyError as error:
+        raise UserError(f"eval.mirror: {place} lacks the column {error} that the task reads") from error
+    except (OSError, ValueError, TypeError, IndexError, DatasetsError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"eval.tasks={name}: {place} cannot be read: {reason}") from error
+    return task
+
+
+@cache
+def _no_tasks() -> Any:
+    """A task manager that does not read all of lm-eval's definitions, which takes 10 s."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager(include_defaults=False)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """lm-eval and datasets without their notes and bars."""
+    import datasets
+
+    bars = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    for library in ("lm_eval", "datasets"):
+        logging.getLogger(library).setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), Path(os.devnull).open("w") as nowhere, redirect_stderr(nowhere):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        if not bars:
+            datasets.enable_progress_bars()
