@@ -3,6 +3,7 @@
 import shutil
 import warnings
 from collections.abc import Iterable
+from contextlib import nullcontext
 
 import torch
 from torch import nn
@@ -37,7 +38,7 @@ class Stepper:
     def step(self, parameter: nn.Parameter | None = None) -> None:
         """Update all parameters, or the given one, and free the gradients."""
         for optimizer in self._optimizers if parameter is None else [self._of[parameter]]:
-            with torch.compiler.set_stance(self._stance):
+            with nullcontext() if self._stance == "default" else torch.compiler.set_stance(self._stance):
                 optimizer.step()
             optimizer.zero_grad()
 

@@ -15,6 +15,7 @@ from elsa.errors import Stopped, UserError, did_you_mean
 COMMANDS = {
     "prune": "prune a model, evaluate it and keep the record (the default)",
     "plan": "what the same arguments to prune would need in memory and time, before anything is loaded",
+    "doctor": "whether the same arguments to prune would find all they need here",
     "evaluate": "score a saved model",
     "report": "tables of finished runs, averaged over seeds",
 }
@@ -77,9 +78,9 @@ def _hydra_main(command: str, failed: list[str]) -> Callable:
             print(f"elsa: {stopped}", file=sys.stderr, flush=True)
             sys.exit(stopped.exit_code)
 
-    return hydra.main(version_base="1.3", config_path=str(CONF), config_name="prune" if command == "plan" else command)(
-        guarded
-    )
+    return hydra.main(
+        version_base="1.3", config_path=str(CONF), config_name="prune" if command in ("plan", "doctor") else command
+    )(guarded)
 
 
 def _one_line(error: Exception) -> str:

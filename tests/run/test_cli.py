@@ -153,6 +153,19 @@ def test_zero_shot_of_the_pruned_model_stands_beside_the_dense_one(elsa, tmp_pat
     assert written["zero_shot"]["tasks"] == record["zero_shot"]["tasks"]
 
 
+def test_doctor_says_what_is_there_and_what_is_missing(elsa):
+    code, out, err = elsa("doctor", "method=wanda")
+    assert (code, err) == (0, "")
+    assert out.endswith("ready\n")
+    assert "15,360 block weights are prunable" in out
+    code, out, err = elsa("doctor", "eval=zero_shot", "data.train=[nowhere.txt]")
+    assert code == 2
+    assert err == "elsa: doctor: data, evaluation would stop this run\n"
+    assert "nowhere.txt" in out
+    assert "give a folder of task data" in out
+    assert not Path("outputs").exists()
+
+
 def test_help_lists_commands_groups_and_choices(elsa):
     for arguments in ([], ["--help"], ["prune", "--help"]):
         code, out, _ = elsa(*arguments, model=False)
