@@ -49,6 +49,7 @@ class Admm:
             for name, weight in weights.items()
         }
         self._support: dict[str, torch.Tensor] = {}  # while polishing
+        self.mask_changes: dict[int, dict[str, float]] = {}  # by step and weight, the share of entries that changed
         self._name_of = {weight.parameter: name for name, weight in weights.items()}
         self.penalty = penalty.at(min(1.0, interval / steps))
         self.before_projection = self.distances()
@@ -77,10 +78,11 @@ class Admm:
         return metrics
 
     def _update(self, step: int) -> dict:
-        changed = sum(
-            self._states[name].update(weight.value_OI, self._pattern, self._importance(weight), self._retention)
-            for name, weight in self._weights.items()
-        )
+        shares, changed = {}, 0
+        for name, weight in self._weights.items():
+            flips = self._states[name].update(weight.value_OI, self._pattern, self._importance(weight), self._retention)
+            shares[name], changed = flips / weight.parameter.numel(), changed + flips
+        self.mask_changes[step] = shares
         metrics = {"penalty": self.penalty, "mask_change": changed / self._numel()} | self.distances()
         if warning := self._diagnosis.add(step / self._steps, metrics["off_support_energy"]):
             print(f"step {step}: {warning}", flush=True)
@@ -130,10 +132,12 @@ class Admm:
         return {
             "penalty": self.penalty, "first_energy": self._first_energy, "states": states, "support": self._support,
             "before_projection": self.before_projection, "seen": self._diagnosis.seen,
+            "mask_changes": self.mask_changes,
         }  # fmt: skip
 
     def restore(self, state: dict) -> None:
         self.penalty, self._first_energy = state["penalty"], state["first_energy"]
+        self.mask_changes = state["mask_changes"]
         self.before_projection, self._diagnosis.seen = state["before_projection"], state["seen"]
         self._support = {name: kept.to(self._weights[name].value_OI.device) for name, kept in state["support"].items()}
         for name, its_state in self._states.items():

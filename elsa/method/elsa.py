@@ -53,6 +53,7 @@ class Elsa(Method):
         print(admm.verdict(), flush=True)
         numel = sum(weight.parameter.numel() for weight in weights.values())
         return {
-            "training_tokens": windows.numel(), "before_projection": admm.before_projection, "verdict": admm.verdict(),
+            "training_tokens": windows.numel(), "before_projection": admm.before_projection,
+            "verdict": admm.verdict(), "mask_changes": admm.mask_changes,
             "bytes": {"admm_per_prunable_weight": admm.nbytes / numel} | state_bytes(model, stepper),
         }  # fmt: skip

@@ -60,7 +60,8 @@ class ElsaPlus(Elsa):
         admm.project_weights()
         print(admm.verdict(), flush=True)
         return loop.facts | {
-            "training_tokens": windows.numel(), "before_projection": admm.before_projection, "verdict": admm.verdict(),
+            "training_tokens": windows.numel(), "before_projection": admm.before_projection,
+            "verdict": admm.verdict(), "mask_changes": admm.mask_changes,
             "bytes": state_bytes(model, stepper),
         }  # fmt: skip
 

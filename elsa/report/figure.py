@@ -63,3 +63,31 @@ def _curves(axis: Axes, records: list[dict], name: str) -> None:
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     axis.yaxis.set_minor_formatter(NullFormatter())
     axis.legend()
+
+
+def sparsity_figure(record: dict, path: Path) -> None:
+    """A PNG of the share of zeros of every pruned weight, in the order of the blocks."""
+    tensors = record["sparsity"]["tensors"]
+    shares = [count["zeros"] / count["numel"] for count in tensors.values()]
+    figure, axis = plt.subplots(figsize=(8, 3), layout="constrained")
+    axis.bar(range(len(shares)), shares, width=1.0)
+    axis.set_ylim(0, 1)
+    axis.set_xlabel(f"weight, of {len(shares)} in the order of the blocks")
+    axis.set_ylabel("fraction of zeros")
+    axis.set_title(f"{record['method']} on {record['model']}, {record['pattern']}")
+    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=120))
+    plt.close(figure)
+
+
+def mask_change_figure(changes: dict[int, dict[str, float]], title: str, path: Path) -> None:
+    """A PNG heat map: the share of a weight's mask that changed at each z-update, weights by steps."""
+    steps, names = list(changes), list(next(iter(changes.values())))
+    shares = [[changes[step][name] for step in steps] for name in names]
+    figure, axis = plt.subplots(figsize=(8, 4), layout="constrained")
+    picture = axis.imshow(shares, aspect="auto", extent=(steps[0], steps[-1], len(names), 0), interpolation="nearest")
+    figure.colorbar(picture, label="share of the mask that changed")
+    axis.set_xlabel("step")
+    axis.set_ylabel("weight, in the order of the blocks")
+    axis.set_title(title)
+    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=120))
+    plt.close(figure)

@@ -70,3 +70,14 @@ def print_zero_shot(records: list[dict]) -> None:
             cells = [f"{score['acc']:.3f} ± {score['acc_stderr']:.3f}", norm, f"{score['n']}", change, flips]
             table.add_row(record.get("method", ""), name, *cells)
     Console(width=None if sys.stdout.isatty() else 140).print(table)
+
+
+def score_tables(record: dict) -> dict[str, list[list]]:
+    """The scores of one run as rows, the header first: for a tracker."""
+    rows = [[name, score["perplexity"], score["windows"]] for name, score in record["perplexity"].items()]
+    tables = {"perplexity_table": [["set", "perplexity", "windows"], *rows]} if rows else {}
+    if "zero_shot" in record:
+        header = ["task", "acc", "acc_stderr", "acc_norm", "acc_norm_stderr", "n"]
+        tasks = record["zero_shot"]["tasks"].items()
+        tables["zero_shot_table"] = [header, *([name, *map(score.get, header[1:])] for name, score in tasks)]
+    return tables

@@ -27,8 +27,10 @@ from elsa.method import Task
 from elsa.method.dense import Dense
 from elsa.model.loading import Pretrained
 from elsa.model.prunable import Coverage, PrunableWeight, prunable_weights
+from elsa.report.figure import mask_change_figure, sparsity_figure
 from elsa.report.record import environment, read_record, write_record
-from elsa.track import Tracker
+from elsa.report.table import score_tables
+from elsa.track import Outcome, TrackedRun, Tracker
 from elsa.track.memory import peak_bytes, reset_peak
 
 _DENSE = {"_target_": "elsa.method.dense.Dense"}
@@ -86,17 +88,21 @@ class _Job:
             reader = WindowReader(tokenizer=tokenizer, cache=cache, begin_with_bos=run.model.begin_with_bos)
             prepared = run.eval.prepare(reader)
         step = self._checkpoints.step() if done is None else sys.maxsize
-        tracker = run.tracker.open(self._folder, self._folder.name, self._config, step)
-        summary: dict[str, float] = {}
+        tracker = run.tracker.open(
+            TrackedRun(
+                folder=self._folder, name=self._folder.name, labels=self._labels(), config=self._config, step=step
+            )
+        )
+        outcome = Outcome()
         try:
             if done is None:
                 done = self._prune_and_save(model, tokenizer, reader, tracker)
             with self._timed("evaluate"):
                 scores = run.eval.evaluate(Subject(model=model, tokenizer=tokenizer, cache=cache), prepared)
-            summary = summary_of(scores)
+            record = self._write_record(covered, scores, done)
+            outcome = Outcome(summary=summary_of(scores), tables=score_tables(record), pictures=self._pictures(record))
         finally:
-            tracker.close(summary)
-        self._write_record(covered, scores, done)
+            tracker.close(outcome)
 
     def _prune_and_save(
         self, model: nn.Module, tokenizer: PreTrainedTokenizerFast, reader: WindowReader, tracker: Tracker
@@ -107,6 +113,8 @@ class _Job:
         reset_peak(self._device)
         with self._timed("prune"):
             facts = self._run.method.apply(model, self._task(reader, tracker))
+        if changes := facts.pop("mask_changes", None):
+            write_json(self._folder / "mask_changes.json", changes)
         self._seconds["prune"] -= self._seconds.get("data", 0.0)
         outcome = {"facts": facts, "data_sha256": self._hashes, "peak_memory_bytes": peak_bytes(self._device)}
         with self._timed("save"):
@@ -132,10 +140,30 @@ class _Job:
             windows=windows, log=tracker.log, activations=run.activations, checkpoints=self._checkpoints,
         )  # fmt: skip
 
-    def _write_record(self, covered: Coverage, scores: dict[str, dict], done: dict) -> None:
+    def _labels(self) -> dict[str, str | float | int]:
+        run = self._run
+        pruned = "sparsity" in run.method.reads
+        return {
+            "model": run.model.name, "method": method_name(self._config["method"]),
+            "pattern": run.sparsity.name if pruned else "dense",
+            "sparsity": run.sparsity.sparsity if pruned else 0.0, "seed": run.seed,
+        }  # fmt: skip
+
+    def _pictures(self, record: dict) -> dict[str, Path]:
+        """Draw the zeros of every weight and, where ADMM moved masks, how much they changed."""
+        pictures = {"sparsity": self._folder / "sparsity.png"}
+        sparsity_figure(record, pictures["sparsity"])
+        changes = read_json(self._folder / "mask_changes.json")
+        if changes and len(changes) > 1:
+            pictures["mask_change"] = self._folder / "mask_change.png"
+            numbered = {int(step): shares for step, shares in changes.items()}
+            mask_change_figure(numbered, self._folder.name, pictures["mask_change"])
+        return pictures
+
+    def _write_record(self, covered: Coverage, scores: dict[str, dict], done: dict) -> dict:
         run, config = self._run, self._config
-        record = {"name": self._folder.name, "model": run.model.name, "method": method_name(config["method"])}
-        record |= {"pattern": run.sparsity.name if "sparsity" in run.method.reads else "dense", "seed": run.seed}
+        labels = self._labels()
+        record = {"name": self._folder.name} | {key: labels[key] for key in ("model", "method", "pattern", "seed")}
         record |= {"settings": settings(run, config), "perplexity": {}} | scores | done["outcome"]
         record |= {"coverage": dataclasses.asdict(covered), "device": self._device}
         if "zero_shot" in scores and self._dense is not None:
@@ -143,7 +171,9 @@ class _Job:
         seconds = self._seconds | done["seconds"]
         record |= {"seconds": {phase: round(value, 3) for phase, value in seconds.items()}}
         science = {group: node for group, node in config.items() if group != "paths"}  # config.json holds them too
-        write_record(self._folder, record | {"config": science, "environment": environment()})
+        record |= {"config": science, "environment": environment()}
+        write_record(self._folder, record)
+        return record
 
     def _saved_model(self, dtype: str) -> Pretrained:
         where, bos = str(self._folder / "model"), self._run.model.begin_with_bos

@@ -1,17 +1,37 @@
 """Where metrics go while a run goes on. A tracker has two verbs: `log` and `close`."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a finished run ends with. `tables`: rows by name, the header first. `pictures`: PNG files by name."""
+
+    summary: dict[str, float] = field(default_factory=dict)
+    tables: dict[str, list[list]] = field(default_factory=dict)
+    pictures: dict[str, Path] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackedRun:
+    """The run that is tracked. `labels`: model, method, pattern, sparsity, seed. `step`: the one it goes on from."""
+
+    folder: Path
+    name: str
+    labels: dict[str, str | float | int]
+    config: dict
+    step: int = 0
 
 
 class Tracker(Protocol):
     def log(self, step: int, metrics: dict) -> None:
         """Record metrics of an optimiser step."""
 
-    def close(self, summary: dict) -> None:
-        """Record the final numbers and let go."""
+    def close(self, outcome: Outcome) -> None:
+        """Record how the run ended and let go."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,5 +39,5 @@ class TrackerSource(ABC):
     """A tracker's knobs, known before the run; `open` starts it."""
 
     @abstractmethod
-    def open(self, folder: Path, name: str, config: dict, step: int = 0) -> Tracker:
-        """Track the run `name` in its run `folder` from after `step` on; `config` is the resolved config as JSON."""
+    def open(self, run: TrackedRun) -> Tracker:
+        """Start tracking a run."""

@@ -5,22 +5,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from elsa.files import write_atomically
-from elsa.track import Tracker, TrackerSource
+from elsa.track import Outcome, TrackedRun, Tracker, TrackerSource
 
 
 @dataclass(frozen=True, kw_only=True)
 class Jsonl(TrackerSource):
     """One file a run. A run that goes on keeps the lines up to the step it goes on from."""
 
-    def open(self, folder: Path, name: str, config: dict, step: int = 0) -> Tracker:
-        return JsonlTracker(folder / "metrics.jsonl", step)
+    def open(self, run: TrackedRun) -> Tracker:
+        return JsonlTracker(run)
 
 
 class JsonlTracker:
     """Appends and flushes: a reader sees every line as soon as it is logged."""
 
-    def __init__(self, path: Path, step: int = 0):
-        kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= step]
+    def __init__(self, run: TrackedRun):
+        path = run.folder / "metrics.jsonl"
+        kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= run.step]
         write_atomically(path, lambda temporary: temporary.write_text("".join(f"{line}\n" for line in kept)))
         self._file = path.open("a")
 
@@ -28,7 +29,7 @@ class JsonlTracker:
         self._file.write(json.dumps({"step": step} | metrics) + "\n")
         self._file.flush()
 
-    def close(self, summary: dict) -> None:
+    def close(self, outcome: Outcome) -> None:
         self._file.close()
 
 

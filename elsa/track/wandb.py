@@ -4,12 +4,13 @@ import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import wandb
 
-from elsa.track import Tracker, TrackerSource
+from elsa.track import Outcome, TrackedRun, Tracker, TrackerSource
 from elsa.track.jsonl import JsonlTracker
+
+_TAGS = ("model", "method", "pattern")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,8 +21,8 @@ class Wandb(TrackerSource):
     group: str | None
     mode: str | None
 
-    def open(self, folder: Path, name: str, config: dict, step: int = 0) -> Tracker:
-        return WandbTracker(self, folder, name, config, step)
+    def open(self, run: TrackedRun) -> Tracker:
+        return WandbTracker(self, run)
 
     def resolved_mode(self) -> str:
         has_key = bool(os.environ.get("WANDB_API_KEY") or wandb.api.api_key)
@@ -29,30 +30,43 @@ class Wandb(TrackerSource):
 
 
 class WandbTracker:
-    """Logs to both places; the first failure of wandb is reported and ends its part."""
+    """Logs to both places; the first failure of wandb is reported and ends its part.
 
-    def __init__(self, source: Wandb, folder: Path, name: str, config: dict, step: int):
-        self._jsonl = JsonlTracker(folder / "metrics.jsonl", step)
+    Curves are drawn over the optimiser's step, which is logged as a metric of its own: a run that goes on after an
+    interruption continues its curve whatever wandb has seen before.
+    """
+
+    def __init__(self, source: Wandb, run: TrackedRun):
+        self._jsonl = JsonlTracker(run)
         self._run = None
         self._run = self._guarded(
             lambda: wandb.init(
-                project=source.project, group=source.group, mode=source.resolved_mode(), id=name, name=name,
-                job_type="prune", dir=folder, config=config, resume="allow",
+                project=source.project, group=source.group, mode=source.resolved_mode(), id=run.name, name=run.name,
+                job_type="prune", dir=run.folder, config=run.labels | {"settings": run.config}, resume="allow",
+                tags=[str(run.labels[key]) for key in _TAGS if key in run.labels],
                 settings=wandb.Settings(silent=True),
             )
         )  # fmt: skip
+        if self._run is not None:
+            self._guarded(lambda: self._run.define_metric("*", step_metric="step"))
 
     def log(self, step: int, metrics: dict) -> None:
         self._jsonl.log(step, metrics)
         if self._run is not None:
-            self._guarded(lambda: self._run.log(metrics, step=step))
+            self._guarded(lambda: self._run.log({"step": step} | metrics))
 
-    def close(self, summary: dict) -> None:
-        self._jsonl.close(summary)
+    def close(self, outcome: Outcome) -> None:
+        self._jsonl.close(outcome)
         if self._run is not None:
-            self._guarded(lambda: self._run.summary.update(summary))
-        if self._run is not None:
-            self._guarded(self._run.finish)
+            self._guarded(lambda: self._finish(outcome))
+
+    def _finish(self, outcome: Outcome) -> None:
+        media = {name: wandb.Image(str(path)) for name, path in outcome.pictures.items()}
+        media |= {name: wandb.Table(columns=rows[0], data=rows[1:]) for name, rows in outcome.tables.items()}
+        if media:
+            self._run.log(media)
+        self._run.summary.update(outcome.summary)
+        self._run.finish()
 
     def _guarded(self, call: Callable) -> object:
         try:

@@ -3,10 +3,13 @@ import subprocess
 import sys
 
 import pytest
+from PIL import Image
 
+from elsa.track import Outcome, TrackedRun
 from elsa.track.jsonl import Jsonl
 from elsa.track.memory import peak_bytes, reset_peak
 from elsa.track.none import NoTracker
+from elsa.track.tensorboard import Tensorboard
 from elsa.track.wandb import Wandb
 
 
@@ -14,34 +17,75 @@ def lines(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def use(source, folder):
-    tracker = source.open(folder, "run-1", {"seed": 0})
-    tracker.log(2, {"loss": 1.5})
-    tracker.log(4, {"loss": 1.25})
-    tracker.close({"perplexity/held_out": 3.0})
+def tracked(folder, step=0):
+    labels = {"model": "tiny", "method": "elsa", "pattern": "90%", "sparsity": 0.9, "seed": 0}
+    return TrackedRun(folder=folder, name="run-1", labels=labels, config={"data": {"length": 8}}, step=step)
+
+
+def outcome(folder):
+    Image.new("RGB", (8, 8)).save(folder / "p.png")
+    rows = [["set", "perplexity"], ["held_out", 3.0]]
+    return Outcome(
+        summary={"perplexity/held_out": 3.0}, tables={"scores": rows}, pictures={"sparsity": folder / "p.png"}
+    )
+
+
+def use(source, folder, steps=(2, 4), start=0):
+    tracker = source.open(tracked(folder, start))
+    for step in steps:
+        tracker.log(step, {"loss": 10.0 - step})
+    tracker.close(outcome(folder))
 
 
 def test_jsonl_is_readable_while_the_run_goes_on(tmp_path):
-    tracker = Jsonl().open(tmp_path, "run-1", {})
+    tracker = Jsonl().open(tracked(tmp_path))
     tracker.log(1, {"loss": 2.0})
     assert lines(tmp_path) == [{"step": 1, "loss": 2.0}]
-    tracker.close({})
+    tracker.close(Outcome())
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+@pytest.mark.parametrize("source", [Jsonl(), Wandb(project="elsa", group=None, mode=None), Tensorboard()])
+def test_a_run_that_goes_on_has_one_continuous_curve(tmp_path, source):
+    use(source, tmp_path, steps=(2, 4, 6))
+    use(source, tmp_path, steps=(6, 8), start=4)
+    assert [line["step"] for line in lines(tmp_path)] == [2, 4, 6, 8]
 
 
 def test_none_writes_nothing(tmp_path):
     use(NoTracker(), tmp_path)
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["p.png"]
+
+
+def inspect(run, *flags):
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", run, *flags, "--json"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
-def test_wandb_offline_holds_metrics_and_summary_without_a_key(tmp_path):
-    use(Wandb(project="elsa", group=None, mode=None), tmp_path)
-    assert [line["loss"] for line in lines(tmp_path)] == [1.5, 1.25]
+def test_wandb_offline_holds_curves_labels_tables_and_pictures_without_a_key(tmp_path):
+    use(Wandb(project="elsa", group="a_sweep", mode=None), tmp_path)
+    assert [line["loss"] for line in lines(tmp_path)] == [8.0, 6.0]
     run = next((tmp_path / "wandb").glob("offline-run-*"))
-    command = [sys.executable, "-m", "wandb", "leet", "inspect", run, "--summary", "--json"]
-    summary = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert "perplexity/held_out" in summary
-    assert "1.25" in summary
+    summary = inspect(run, "--summary")
+    assert all(word in summary for word in ("perplexity/held_out", "scores", "sparsity", "image-file", "table-file"))
+    everything = inspect(run)
+    assert all(word in everything for word in ("a_sweep", "prune", "90%"))
+    assert len(list(run.rglob("*.png"))) == 1
+    assert len(list(run.rglob("*.table.json"))) == 1
+
+
+def test_tensorboard_holds_scalars_text_and_pictures(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    use(Tensorboard(), tmp_path, steps=(2, 4, 6))
+    use(Tensorboard(), tmp_path, steps=(6, 8), start=4)
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("loss")] == [2, 4, 6, 8]
+    assert events.Scalars("perplexity/held_out")[0].value == 3.0
+    assert events.Tags()["images"] == ["sparsity"]
+    assert "scores/text_summary" in events.Tags()["tensors"]
 
 
 def test_a_failing_wandb_is_reported_and_the_run_goes_on(tmp_path, monkeypatch):
