@@ -1,11 +1,26 @@
-"""Whether the model hub can be reached, asked once and quickly, so that being offline is said at once."""
+"""The model hub: whether it can be reached, asked once and quickly, and where its files are kept."""
 
 import os
 import socket
 from functools import cache
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from huggingface_hub import constants
+
+_mirror: Path | None = None
+
+
+def use_mirror(folder: str | None) -> None:
+    """Keep the hub's files in `<folder>/hub` from now on; None for the hub's own cache."""
+    global _mirror
+    _mirror = None if folder is None else Path(folder)
+
+
+def place() -> dict[str, object]:
+    """Arguments that tell the hub's functions where to look, and not to ask the hub where it can't be reached."""
+    where = {"local_files_only": not reachable()}
+    return where if _mirror is None else where | {"cache_dir": str(_mirror / "hub")}
 
 
 @cache

@@ -137,7 +137,7 @@ class HubText(Source):
         name = getattr(self, split)
         where = {"repo_id": self.repository, "filename": name, "repo_type": "dataset", "revision": self.revision}
         try:
-            return hf_hub_download(**where, local_files_only=not hub.reachable())
+            return hf_hub_download(**where, **hub.place())
         except (OSError, HfHubHTTPError) as error:
             raise UserError(
                 f"{split}={name}: not in the cache, and the hub cannot give it ({type(error).__name__}); run once with "

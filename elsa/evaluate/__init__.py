@@ -28,6 +28,10 @@ class Evaluation(ABC):
         """Raise `UserError` if something can be seen to be missing."""
 
     @abstractmethod
+    def fetch(self, mirror: Path) -> None:
+        """Copy from the hub what the scoring needs; into `mirror`, if it is not kept in the hub's own way."""
+
+    @abstractmethod
     def prepare(self, reader: WindowReader) -> Any:
         """Read what the scoring needs, before the model is pruned."""
 

@@ -6,6 +6,7 @@ Shapes: N windows of L tokens (`windows_NL`).
 import math
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -48,6 +49,9 @@ class Perplexity(Evaluation):
                 source.check(self.split)
             except UserError as error:
                 raise UserError(f"sets.{name}.{error}") from error
+
+    def fetch(self, mirror: Path) -> None:
+        self.check()  # gets the files
 
     def prepare(self, reader: WindowReader) -> dict[str, torch.Tensor]:
         """The windows of every set."""

@@ -1,6 +1,7 @@
 """Several evaluations of one model."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from elsa.data.windows import WindowReader
@@ -20,6 +21,10 @@ class Several(Evaluation):
                 part.check()
             except UserError as error:
                 raise UserError(f"parts.{name}.{error}") from error
+
+    def fetch(self, mirror: Path) -> None:
+        for part in self.parts.values():
+            part.fetch(mirror)
 
     def prepare(self, reader: WindowReader) -> dict[str, Any]:
         return {name: part.prepare(reader) for name, part in self.parts.items()}

@@ -30,7 +30,7 @@ from elsa import hub
 from elsa.data.windows import WindowReader
 from elsa.errors import UserError, did_you_mean, require
 from elsa.evaluate import Evaluation, Subject
-from elsa.files import content_hash, read_json, write_json
+from elsa.files import content_hash, read_json, write_atomically, write_json
 from elsa.track.progress import progress
 
 if TYPE_CHECKING:
@@ -71,6 +71,14 @@ class ZeroShot(Evaluation):
                 require(bool(files), "mirror", self.mirror, wanted)
         if self.mirror is None:
             require(hub.reachable(), "mirror", "null", "the hub cannot be reached; give a folder of task data")
+
+    def fetch(self, mirror: Path) -> None:
+        for name, task in load_tasks(self.tasks, None).items():
+            for split in _SPLITS:
+                theirs = getattr(task.config, "training_split" if split == "train" else f"{split}_split")
+                if theirs is not None:
+                    lines = "".join(json.dumps(row) + "\n" for row in task.dataset[theirs])
+                    write_atomically(mirror / name / f"{split}.jsonl", lambda path, text=lines: path.write_text(text))
 
     def prepare(self, reader: WindowReader) -> dict[str, "Task"]:
         """Load the tasks and look at their first documents."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import snapshot_download
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -27,6 +28,7 @@ from elsa import hub
 from elsa.errors import UserError, did_you_mean, require
 from elsa.files import file_hash, write_folder_atomically
 
+_NEEDED = ["*.json", "*.safetensors", "*.model", "*.txt"]  # config, weights, tokenizer
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -52,6 +54,10 @@ class ModelSource(ABC):
     @abstractmethod
     def location(self, cache: Path) -> dict[str, Any]:
         """Arguments that tell `from_pretrained` where the model is."""
+
+    def fetch(self, cache: Path) -> None:
+        """Get the model's files to where `load` will look for them; what is local needs nothing."""
+        self.location(cache)
 
     def structure(self, cache: Path) -> PretrainedConfig:
         """The model's config: its layers and their sizes."""
@@ -112,7 +118,11 @@ class Pretrained(ModelSource):
         where = {"pretrained_model_name_or_path": self.path}
         if Path(self.path).is_dir():
             return where
-        return where | {"revision": self.revision, "local_files_only": not hub.reachable()}
+        return where | {"revision": self.revision} | hub.place()
+
+    def fetch(self, cache: Path) -> None:
+        if not Path(self.path).is_dir():
+            snapshot_download(self.path, revision=self.revision, allow_patterns=_NEEDED, **hub.place())
 
 
 @dataclass(frozen=True, kw_only=True)

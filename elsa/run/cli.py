@@ -16,6 +16,7 @@ COMMANDS = {
     "prune": "prune a model, evaluate it and keep the record (the default)",
     "plan": "what the same arguments to prune would need in memory and time, before anything is loaded",
     "doctor": "whether the same arguments to prune would find all they need here",
+    "fetch": "copy what the same arguments to prune need from the hub to paths.mirror",
     "evaluate": "score a saved model",
     "report": "tables of finished runs, averaged over seeds",
 }
@@ -79,7 +80,9 @@ def _hydra_main(command: str, failed: list[str]) -> Callable:
             sys.exit(stopped.exit_code)
 
     return hydra.main(
-        version_base="1.3", config_path=str(CONF), config_name="prune" if command in ("plan", "doctor") else command
+        version_base="1.3",
+        config_path=str(CONF),
+        config_name="prune" if command in ("plan", "doctor", "fetch") else command,
     )(guarded)
 
 

@@ -14,6 +14,7 @@ from elsa import hub
 from elsa.config.compose import plain
 from elsa.config.schema import PruneConfig, build, resolved_device
 from elsa.errors import UserError
+from elsa.files import read_json
 from elsa.model.prunable import coverage
 
 _GIB = 2**30
@@ -22,6 +23,7 @@ _GIB = 2**30
 def doctor(composed: DictConfig) -> None:
     """Print a line per need with what was found. Raises `UserError` if something is missing."""
     run = build(PruneConfig, plain(composed))
+    hub.use_mirror(run.paths.mirror)
     needs = {
         "model": lambda: _model(run),
         "data": lambda: _data(run),
@@ -31,6 +33,7 @@ def doctor(composed: DictConfig) -> None:
         "disk": lambda: _disk(Path(run.paths.outputs)),
         "tracker": lambda: _tracker(run),
         "hub": lambda: "reachable" if hub.reachable() else "not reachable: only what is local or cached can be used",
+        "mirror": lambda: _mirror(run),
         "libraries": lambda: ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "lm_eval")),
     }
     table, missing = Table(show_header=False), []
@@ -98,3 +101,17 @@ def _tracker(run: PruneConfig) -> str:
     if hasattr(run.tracker, "resolved_mode"):
         return f"{name}, {run.tracker.resolved_mode()}"
     return name
+
+
+def _mirror(run: PruneConfig) -> str:
+    """The mirror's manifest against its files, by size."""
+    if run.paths.mirror is None:
+        return "none"
+    folder = Path(run.paths.mirror)
+    manifest = read_json(folder / "manifest.json")
+    if manifest is None:
+        return f"{folder}: no manifest, so its files are not checked"
+    broken = [n for n, e in manifest.items() if not (folder / n).is_file() or (folder / n).stat().st_size != e["bytes"]]
+    if broken:
+        raise UserError(f"paths.mirror={folder}: {len(broken)} files are missing or cut, first {broken[0]}")
+    return f"{folder}: {len(manifest)} files as in its manifest"

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from elsa import hub
 from elsa.config.compose import plain
 from elsa.config.schema import EvaluateConfig, build, resolved_device
 from elsa.data.windows import WindowReader
@@ -18,6 +19,7 @@ def evaluate(composed: DictConfig) -> None:
     """Load, evaluate, print, and write a record beside the other outputs."""
     config = plain(composed)
     run = build(EvaluateConfig, config)
+    hub.use_mirror(run.paths.mirror)
     run.check()
     source = Pretrained(
         name=run.checkpoint, path=str(run.model_folder), revision=None, dtype=run.dtype,

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from elsa import hub
 from elsa.admm.loop import Loop, NoConstraint
 from elsa.admm.optimizer import Stepper
 from elsa.admm.precision import Precision
@@ -32,6 +33,7 @@ def plan(composed: DictConfig) -> None:
     """Print bytes by kind for the config as given, then for each change until it fits; with a dry run also the time."""
     settings = plain(composed)
     run = build(PruneConfig, settings)
+    hub.use_mirror(run.paths.mirror)
     trains = "training" in run.method.reads
     require(trains, "method", method_name(settings["method"]), "plan is for methods that train: elsa, finetuned")
     require(

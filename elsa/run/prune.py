@@ -7,6 +7,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from elsa import hub
 from elsa.config.compose import plain
 from elsa.config.schema import PruneConfig, build
 from elsa.report.record import read_record
@@ -20,6 +21,7 @@ def prune(composed: DictConfig) -> list[str]:
     config = plain(composed)
     hydra = HydraConfig.get()
     run = build(PruneConfig, config)
+    hub.use_mirror(run.paths.mirror)
     if hydra.mode == RunMode.MULTIRUN and isinstance(run.tracker, Wandb) and run.tracker.group is None:
         chosen = hydra.runtime.choices
         group = chosen.get("sweep") or chosen.get("experiment") or Path(hydra.sweep.dir).name

@@ -1,0 +1,34 @@
+"""`elsa fetch`: copy what the same arguments to `elsa prune` need from the hub into a mirror, for a machine without."""
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from elsa import hub
+from elsa.config.compose import plain
+from elsa.config.schema import PruneConfig, build
+from elsa.errors import UserError, require
+from elsa.files import file_hash, write_json
+from elsa.track.progress import progress
+
+
+def fetch(composed: DictConfig) -> None:
+    """Fill `paths.mirror` and write its manifest: every file with its size and SHA-256."""
+    run = build(PruneConfig, plain(composed))
+    require(run.paths.mirror is not None, "paths.mirror", "null", "give the folder to fill, for example /data/mirror")
+    if not hub.reachable():
+        raise UserError("fetch: the hub cannot be reached; run this on a machine with network")
+    mirror = Path(run.paths.mirror)
+    hub.use_mirror(run.paths.mirror)
+    run.model.fetch(Path(run.paths.cache))
+    if "data" in run.method.reads:
+        run.data.check("train")
+    run.eval.fetch(mirror)
+    files = sorted(path for path in mirror.rglob("*") if path.is_file() and path.name != "manifest.json")
+    manifest = {
+        str(path.relative_to(mirror)): {"bytes": path.stat().st_size, "sha256": file_hash(path)}
+        for path in progress(files, "hash", unit="file")
+    }
+    write_json(mirror / "manifest.json", manifest)
+    total = sum(entry["bytes"] for entry in manifest.values())
+    print(f"{mirror}: {len(manifest)} files, {total / 2**30:.2f} GiB; use it with paths.mirror={mirror}")
