@@ -152,6 +152,16 @@ class ReportConfig:
             require(there, "records", folder, "no such folder of finished runs or records.jsonl")
 
 
+@dataclass(frozen=True, kw_only=True)
+class DashboardConfig:
+    """The dashboard of a wandb project. `save`: create it online, not only its JSON `file`."""
+
+    entity: str
+    project: str
+    file: str
+    save: bool
+
+
 def _check(key: str, check: Callable, *arguments: object) -> None:
     try:
         check(*arguments)

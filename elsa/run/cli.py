@@ -18,6 +18,7 @@ COMMANDS = {
     "doctor": "whether the same arguments to prune would find all they need here",
     "fetch": "copy what the same arguments to prune need from the hub to paths.mirror",
     "evaluate": "score a saved model",
+    "dashboard": "the Weights & Biases dashboard of a project, as code",
     "report": "tables of finished runs, averaged over seeds",
 }
 

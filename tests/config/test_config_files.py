@@ -9,7 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from elsa.config.compose import CONF, choices, compose, groups
-from elsa.config.schema import EvaluateConfig, PruneConfig, ReportConfig, build
+from elsa.config.schema import DashboardConfig, EvaluateConfig, PruneConfig, ReportConfig, build
 
 ROOT = Path(__file__).parents[2]
 WITH_TARGET = sorted(
@@ -47,9 +47,12 @@ def test_methods_are_one_file_one_class_one_yaml():
 
 
 def test_trackers_are_one_file_one_yaml():
-    assert {path.stem for path in (ROOT / "elsa/track").glob("*.py")} - {"__init__", "progress", "memory"} == set(
-        choices("tracker")
-    )
+    assert {path.stem for path in (ROOT / "elsa/track").glob("*.py")} - {
+        "__init__",
+        "dashboard",
+        "progress",
+        "memory",
+    } == set(choices("tracker"))
 
 
 @pytest.mark.parametrize("experiment", choices("experiment"))
@@ -73,6 +76,7 @@ def test_an_experiment_overrides_the_defaults():
 def test_the_other_commands_build():
     build(EvaluateConfig, compose("checkpoint=x", command="evaluate"))
     build(ReportConfig, compose(command="report"))
+    build(DashboardConfig, compose("entity=us", command="dashboard"))
 
 
 def test_hub_models_and_data_are_pinned_or_known_not_to_be():

@@ -166,6 +166,17 @@ def test_doctor_says_what_is_there_and_what_is_missing(elsa):
     assert not Path("outputs").exists()
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of wandb-workspaces
+def test_the_dashboard_is_written_offline(elsa):
+    code, _, err = elsa("dashboard", "entity=us", model=False)
+    assert code == 0, err
+    written = Path("dashboard.json").read_text()
+    json.loads(written)
+    for metric in ("off_support_energy", "relative_residual", "penalty", "tokens_per_second", "zero_shot/average"):
+        assert metric in written
+    assert elsa("dashboard", model=False)[2] == "elsa: entity=???: must be given\n"
+
+
 def test_help_lists_commands_groups_and_choices(elsa):
     for arguments in ([], ["--help"], ["prune", "--help"]):
         code, out, _ = elsa(*arguments, model=False)
