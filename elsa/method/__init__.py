@@ -107,6 +107,8 @@ def state_bytes(model: nn.Module, stepper: Stepper) -> dict[str, float]:
     return {"weights_per_parameter": weights / numel, "moments_per_parameter": stepper.nbytes / numel}
 
 
-def teacher_of(model: nn.Module, training: Training) -> nn.Module | None:
-    """A frozen copy of the dense model, if training is to distil from it."""
-    return copy.deepcopy(model).eval().requires_grad_(False) if training.distillation else None
+def teacher_of(model: nn.Module, training: Training, precision: Precision) -> nn.Module | None:
+    """A frozen copy of the dense model in the run's precision, if training is to distil from it."""
+    if not training.distillation:
+        return None
+    return copy.deepcopy(model).to(getattr(torch, precision.weights)).eval().requires_grad_(False)

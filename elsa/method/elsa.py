@@ -9,7 +9,7 @@ from elsa.admm.loop import Loop
 from elsa.admm.optimizer import Stepper
 from elsa.admm.training import Training
 from elsa.errors import require
-from elsa.method import Method, Task, state_bytes, trainable
+from elsa.method import Method, Task, state_bytes, teacher_of, trainable
 from elsa.model.prunable import prunable_weights
 
 
@@ -41,6 +41,7 @@ class Elsa(Method):
 
     def apply(self, model: nn.Module, task: Task) -> dict:
         training, precision, weights = task.training, task.precision, prunable_weights(model)
+        teacher = teacher_of(model, training, precision)
         windows = task.windows(training.steps * training.batch_size)
         with precision.applied(model):
             stepper = Stepper(trainable(model), training, precision)
@@ -48,7 +49,7 @@ class Elsa(Method):
                 weights, stepper, task.pattern, task.penalty, precision, steps=training.steps, interval=self.interval,
                 objective_aware=self.projection == "objective_aware",
             )  # fmt: skip
-            Loop(model, stepper, training, precision, admm).run(windows, task.log, task.checkpoints)
+            Loop(model, stepper, training, precision, admm, teacher=teacher).run(windows, task.log, task.checkpoints)
         admm.project_weights()
         print(admm.verdict(), flush=True)
         numel = sum(weight.parameter.numel() for weight in weights.values())

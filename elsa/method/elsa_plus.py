@@ -44,7 +44,7 @@ class ElsaPlus(Elsa):
 
     def apply(self, model: nn.Module, task: Task) -> dict:
         training, precision, weights = task.training, task.precision, prunable_weights(model)
-        teacher = teacher_of(model, training)
+        teacher = teacher_of(model, training, precision)
         facts, supports = ({}, None) if task.checkpoints.exist() else self._start(model, weights, task)
         windows = task.windows(training.steps * training.batch_size)
         with precision.applied(model):

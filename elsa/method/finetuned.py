@@ -29,7 +29,7 @@ class FineTuned(Method):
 
     def apply(self, model: nn.Module, task: Task) -> dict:
         training, precision = task.training, task.precision
-        teacher = teacher_of(model, training)
+        teacher = teacher_of(model, training, precision)
         facts = {} if task.checkpoints.exist() else self.start.apply(model, task)
         windows = task.windows(training.steps * training.batch_size)
         with precision.applied(model):

@@ -120,8 +120,9 @@ def need(shape: Shape, training: Training, precision: Precision, length: int, *,
     gradients = (shape.largest if precision.gradient_release else shape.parameters) * weight
     update = shape.largest * _UPDATE_BYTES if state > 1 else 0
     share = 1 / min(devices, max(1, training.batch_size // training.accumulation))
+    copies = 2 if training.distillation else 1  # the dense model too
     return Need(
-        weights=shape.parameters * weight / devices,
+        weights=copies * shape.parameters * weight / devices,
         moments=shape.parameters * _MOMENT_BYTES[precision.moments] / devices,
         state=shape.prunable * state / devices,
         gradients=max(gradients, update) / devices,

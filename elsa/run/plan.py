@@ -94,7 +94,8 @@ def _print(run: PruneConfig, tried: list[tuple[str, Need]], memory: float, shape
         values = [f"{getattr(each, kind) / _GIB:,.{digits}f}" for kind in (*_KINDS, "peak")]
         table.add_row(name, *values, "yes" if each.peak <= memory else "no")
     Console(width=140).print(table)
-    per_weight = (tried[-1][1].weights + tried[-1][1].moments) * devices / shape.parameters
+    copies = 2 if run.training.distillation else 1
+    per_weight = (tried[-1][1].weights / copies + tried[-1][1].moments) * devices / shape.parameters
     per_weight += tried[-1][1].state * devices / shape.prunable
     print(f"{per_weight:.2f} bytes a prunable weight without gradients in the last row")
     if devices > 1:

@@ -74,6 +74,12 @@ def test_each_way_to_save_memory_saves_where_it_says():
     assert spread.peak < plain.peak
 
 
+def test_distillation_needs_the_dense_model_too():
+    shape, plain = predicted("llama")
+    distilled = dataclasses.replace(TRAINING, distillation=0.5)
+    assert need(shape, distilled, PRECISION, 16, state=0.0, devices=1).weights == 2 * plain.weights
+
+
 def test_advice_stops_at_the_first_change_that_fits():
     _, plain = predicted("llama")
     half, quarter = dataclasses.replace(plain, weights=plain.weights / 2), dataclasses.replace(plain, weights=0)
