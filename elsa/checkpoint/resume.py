@@ -23,12 +23,13 @@ class RunCheckpoints:
     """Saves every `every_minutes` (0: every step) and keeps the last `keep`.
 
     `fingerprint()`: flat, JSON-like facts about config, model and data. A state that was saved under other facts is
-    refused.
+    refused. `seconds_before`: what the run had taken when the state was saved that it goes on from.
     """
 
     def __init__(self, folder: Path, every_minutes: float, keep: int, fingerprint: Callable[[], dict]):
         self._folder, self._every, self._keep, self._fingerprint = folder, 60 * every_minutes, keep, fingerprint
-        self._saved_at = time.monotonic()
+        self._began = self._saved_at = time.monotonic()
+        self.seconds_before = 0.0
         self._received: signal.Signals | None = None
 
     @contextmanager
@@ -70,6 +71,7 @@ class RunCheckpoints:
         if differing:
             shown = "; ".join(f"{key} was {saved['fingerprint'][key]} and is {now[key]}" for key in differing[:5])
             raise UserError(f"{path}: saved by another run ({shown}); delete {self._folder} to start again")
+        self.seconds_before = saved["seconds"]
         print(f"{path}: going on after step {saved['step']}", flush=True)
         return saved
 
@@ -79,7 +81,8 @@ class RunCheckpoints:
     def save(self, step: int, state: dict) -> None:
         """Write the state. A full disk is reported and the run goes on, its last state untouched."""
         path = self._folder / f"step-{step:08d}.pt"
-        state = state | {"fingerprint": self._fingerprint()}
+        seconds = self.seconds_before + time.monotonic() - self._began
+        state = state | {"fingerprint": self._fingerprint(), "seconds": seconds}
         try:
             remove_leftovers(path)
             write_atomically(path, lambda temporary: torch.save(state, temporary))

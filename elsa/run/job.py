@@ -2,7 +2,6 @@
 
 import dataclasses
 import random
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -87,7 +86,7 @@ class _Job:
             model, tokenizer = source.load(cache, self._device)
             reader = WindowReader(tokenizer=tokenizer, cache=cache, begin_with_bos=run.model.begin_with_bos)
             prepared = run.eval.prepare(reader)
-        step = self._checkpoints.step() if done is None else sys.maxsize
+        step = self._checkpoints.step() if done is None else None
         tracker = run.tracker.open(
             TrackedRun(
                 folder=self._folder, name=self._folder.name, labels=self._labels(), config=self._config, step=step
@@ -115,7 +114,7 @@ class _Job:
             facts = self._run.method.apply(model, self._task(reader, tracker))
         if changes := facts.pop("mask_changes", None):
             write_json(self._folder / "mask_changes.json", changes)
-        self._seconds["prune"] -= self._seconds.get("data", 0.0)
+        self._seconds["prune"] += self._checkpoints.seconds_before - self._seconds.get("data", 0.0)
         outcome = {"facts": facts, "data_sha256": self._hashes, "peak_memory_bytes": peak_bytes(self._device)}
         with self._timed("save"):
             outcome |= {"sparsity": _save_and_count(self._run, model, tokenizer, self._folder)}

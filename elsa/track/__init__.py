@@ -17,13 +17,16 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class TrackedRun:
-    """The run that is tracked. `labels`: model, method, pattern, sparsity, seed. `step`: the one it goes on from."""
+    """The run that is tracked. `labels`: model, method, pattern, sparsity, seed.
+
+    `step`: the one it goes on from, None if all steps are done and only the outcome is missing.
+    """
 
     folder: Path
     name: str
     labels: dict[str, str | float | int]
     config: dict
-    step: int = 0
+    step: int | None = 0
 
 
 class Tracker(Protocol):

@@ -21,7 +21,7 @@ class JsonlTracker:
 
     def __init__(self, run: TrackedRun):
         path = run.folder / "metrics.jsonl"
-        kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= run.step]
+        kept = [line for line in _whole_lines(path) if run.step is None or json.loads(line)["step"] <= run.step]
         write_atomically(path, lambda temporary: temporary.write_text("".join(f"{line}\n" for line in kept)))
         self._file = path.open("a")
 

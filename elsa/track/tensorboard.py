@@ -28,7 +28,9 @@ class TensorboardTracker:
         from torch.utils.tensorboard import SummaryWriter  # an optional extra, and slow to import
 
         self._jsonl = JsonlTracker(run)
-        self._writer = SummaryWriter(str(run.folder / "tensorboard"), purge_step=run.step + 1)
+        self._writer = SummaryWriter(
+            str(run.folder / "tensorboard"), purge_step=None if run.step is None else run.step + 1
+        )
 
     def log(self, step: int, metrics: dict) -> None:
         self._jsonl.log(step, metrics)

@@ -147,6 +147,14 @@ def test_a_signal_to_stop_saves_first(tmp_path, windows, number, monkeypatch):
     assert_same(result, expected)
 
 
+def test_the_seconds_of_both_parts_are_counted(tmp_path, windows):
+    with pytest.raises(PowerLoss):
+        prune("elsa", windows, kept=Interrupted(tmp_path, 0, 2, dict, at=STEPS))
+    kept = checkpoints(tmp_path)
+    prune("elsa", windows, kept=kept)
+    assert 0 < kept.seconds_before < 60
+
+
 def test_sigusr1_saves_and_goes_on(tmp_path, windows):
     kept = RunCheckpoints(tmp_path, 60, 2, dict)
     with kept.listening():

@@ -44,6 +44,12 @@ def test_jsonl_is_readable_while_the_run_goes_on(tmp_path):
     tracker.close(Outcome())
 
 
+def test_a_run_that_only_lacks_its_outcome_keeps_its_curve(tmp_path):
+    use(Tensorboard(), tmp_path)
+    use(Tensorboard(), tmp_path, steps=(), start=None)
+    assert [line["step"] for line in lines(tmp_path)] == [2, 4]
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 @pytest.mark.parametrize("source", [Jsonl(), Wandb(project="elsa", group=None, mode=None), Tensorboard()])
 def test_a_run_that_goes_on_has_one_continuous_curve(tmp_path, source):
