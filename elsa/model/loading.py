@@ -155,12 +155,12 @@ class PackagedGguf(ModelSource):
     file: str
 
     def check(self) -> None:
-        missing = [name for name in (self.package, "gguf", "accelerate") if importlib.util.find_spec(name) is None]
+        missing = [name for name in (self.package, "gguf") if importlib.util.find_spec(name) is None]
         if missing:
             distribution = self.package.replace("_", "-")
             raise UserError(
                 f"package={self.package}: {' and '.join(missing)} not installed; run: "
-                f"pip install gguf accelerate && pip install --no-deps {distribution}=={self.version}"
+                f"pip install gguf && pip install --no-deps {distribution}=={self.version}"
             )
 
     def identity(self) -> dict:
