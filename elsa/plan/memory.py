@@ -1,7 +1,7 @@
 """Bytes of a training run, predicted without memory: the model is built and run on fake tensors.
 
 Weights, moments and ADMM state are counted; activations are what autograd really saves in one forward pass. Left out
-are the device's own context and the allocator's fragmentation.
+are dropout's masks, the device's own context and the allocator's fragmentation.
 """
 
 from collections.abc import Callable
@@ -65,7 +65,7 @@ def measure(config: PretrainedConfig, training: Training, weights: str, length: 
     """
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, weights))
-        model.train()
+        model.eval()  # some families draw random numbers in training mode, which fake tensors do not have
         blocks = decoder_blocks(model)
         saved, bounds = _Saved(model), []
         hooks = [block.register_forward_pre_hook(lambda module, args: bounds.append(saved.bytes)) for block in blocks]
