@@ -1,6 +1,7 @@
 """The one error that a user is meant to read."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 
@@ -20,6 +21,15 @@ def require(condition: bool, key: str, value: object, expected: str) -> None:
     """Raise `UserError` "key=value: expected" unless `condition` holds. `key` is relative to its config group."""
     if not condition:
         raise UserError(f"{key}={value}: {expected}")
+
+
+@contextmanager
+def under(key: str) -> Iterator[None]:
+    """Put `key` before the key that a `UserError` from inside names."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{key}.{error}") from error
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -12,36 +12,37 @@ _FIRST_LOOK = 0.1
 
 
 class Diagnosis:
-    """Collects (progress, energy off the support) and says at most one thing early, and one at the end."""
+    """Says at most one thing about the energy off the support early in a run, and one at its end."""
 
     def __init__(self, first_energy: float, constant: bool):
         """`constant`: λ does not ramp, so that the first tenth of the run tells about the rest."""
-        self.seen: list[tuple[float, float]] = [(0.0, first_energy)]
+        self.first_energy = first_energy
         self._look = _FIRST_LOOK if constant else 0.5
         self._said = False
 
     def add(self, progress: float, energy: float) -> str | None:
         """A warning the first time there is reason for one."""
-        self.seen.append((progress, max(energy, 1e-12)))
         if self._said:
             return None
-        text = self._too_large(progress, energy) or (self._too_small(progress) if progress >= self._look else None)
+        text = self._too_large(progress, energy) or (
+            self._too_small(progress, energy) if progress >= self._look else None
+        )
         self._said = text is not None or progress >= self._look
         return text
 
     def _too_large(self, progress: float, energy: float) -> str | None:
-        if progress >= _EARLY or energy > _HARMLESS or self.seen[0][1] <= _HARMLESS:
+        if progress >= _EARLY or energy > _HARMLESS or self.first_energy <= _HARMLESS:
             return None
         return (
             f"λ looks too large: after {progress:.0%} of the run only {energy:.2%} of the energy is off the support, "
             "which can hardly move any more. Try a tenth of the penalty, or a schedule that starts at 0"
         )
 
-    def _too_small(self, progress: float) -> str | None:
+    def _too_small(self, progress: float, energy: float) -> str | None:
         """The energy falls as exp(−rate · travel); travel is what is left of a linearly falling learning rate."""
-        energy = self.seen[-1][1]
+        energy = max(energy, 1e-12)
         done, left = progress - progress**2 / 2, (1 - progress) ** 2 / 2
-        rate = max(0.0, math.log(self.seen[0][1] / energy) / done) if self.seen[0][1] > 0 else 0.0
+        rate = max(0.0, math.log(self.first_energy / energy) / done) if self.first_energy > 0 else 0.0
         expected = energy * math.exp(-rate * left)
         if expected <= 10 * _HARMLESS:
             return None

@@ -17,8 +17,8 @@ class Stepper:
 
     def __init__(self, parameters: Iterable[nn.Parameter], training: Training, precision: Precision):
         self.parameters = list(parameters)
-        self._each = precision.gradient_release
-        groups = [[parameter] for parameter in self.parameters] if self._each else [self.parameters]
+        each = precision.gradient_release
+        groups = [[parameter] for parameter in self.parameters] if each else [self.parameters]
         self._optimizers = [_make(group, training, precision) for group in groups]
         self._of = {p: o for group, o in zip(groups, self._optimizers, strict=True) for p in group}
         self._stance = _stance(precision, self.parameters[0].device)
@@ -45,7 +45,7 @@ class Stepper:
     def second_moment(self, parameter: nn.Parameter) -> torch.Tensor:
         """Adam's running mean of squared gradients, fp32 (or the kept tensor itself if that is fp32)."""
         moment = self._of[parameter].state[parameter]["exp_avg_sq"]
-        return (moment.dequantize() if hasattr(moment, "dequantize") and hasattr(moment, "codes") else moment).float()
+        return (moment.dequantize() if _is_8bit(moment) else moment).float()
 
     @property
     def nbytes(self) -> int:
@@ -81,7 +81,12 @@ def _stance(precision: Precision, device: torch.device) -> str:
     return "default" if compiles or precision.moments != "8bit" else "force_eager"
 
 
+def _is_8bit(tensor: torch.Tensor) -> bool:
+    """Whether it is torchao's state: codes, a scale per block, and the table of code values."""
+    return hasattr(tensor, "codes")
+
+
 def _nbytes(tensor: torch.Tensor) -> int:
-    if hasattr(tensor, "codes"):  # torchao's 8-bit state: codes, a scale per block, and the table of code values
+    if _is_8bit(tensor):
         return tensor.codes.nbytes + tensor.scale.nbytes + tensor.qmap.nbytes
     return tensor.nbytes

@@ -37,6 +37,13 @@ class State(ABC):
         """The support of z, bool."""
 
     @abstractmethod
+    def _target(self, weight: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
+        """x + u, fp32. `before`: the support of z as it was."""
+
+    @abstractmethod
+    def _take(self, target: torch.Tensor, kept: torch.Tensor, retention: float) -> torch.Tensor:
+        """z ← target where kept, u ← retention · (target − z). Returns the support of z, which fp8 can make smaller."""
+
     def update(
         self,
         weight_OI: torch.Tensor,
@@ -45,6 +52,10 @@ class State(ABC):
         retention: float = 1.0,
     ) -> int:
         """z ← projection of x + u, then u ← retention · (u + x − z). Returns how many mask entries changed."""
+        before = self.kept()
+        target = self._target(weight_OI.float(), before)
+        after = self._take(target, pattern.mask(saliency(target, importance_OI)), retention)
+        return int((after != before).sum())
 
     @abstractmethod
     def rescale_dual(self, factor: float) -> None:
@@ -96,20 +107,13 @@ class MergedState(State):
     def sparse(self) -> torch.Tensor:
         return self._split.read() * self.kept()
 
-    def update(
-        self,
-        weight_OI: torch.Tensor,
-        pattern: Pattern,
-        importance_OI: torch.Tensor | None = None,
-        retention: float = 1.0,
-    ) -> int:
-        before = self.kept()
-        weight = weight_OI.float()
-        target = torch.where(before, weight, weight - self._split.read())
-        kept = pattern.mask(saliency(target, importance_OI))
+    def _target(self, weight: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
+        return torch.where(before, weight, weight - self._split.read())
+
+    def _take(self, target: torch.Tensor, kept: torch.Tensor, retention: float) -> torch.Tensor:
         dual = target.neg() if retention == 1 else target * -retention
         self._keep(torch.where(kept, target, dual), kept)
-        return int((kept != before).sum())
+        return kept
 
     def rescale_dual(self, factor: float) -> None:
         split, kept = self._split.read(), self.kept()
@@ -153,19 +157,13 @@ class SeparateState(State):
     def sparse(self) -> torch.Tensor:
         return self._sparse.read()
 
-    def update(
-        self,
-        weight_OI: torch.Tensor,
-        pattern: Pattern,
-        importance_OI: torch.Tensor | None = None,
-        retention: float = 1.0,
-    ) -> int:
-        before = self.kept()
-        target = weight_OI.float() + self._dual.read()
-        kept = pattern.mask(saliency(target, importance_OI))
+    def _target(self, weight: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
+        return weight + self._dual.read()
+
+    def _take(self, target: torch.Tensor, kept: torch.Tensor, retention: float) -> torch.Tensor:
         self._sparse = self._stored(target * kept)
         self._dual = Stored.of((target - self.sparse()) * retention, self._dual_precision)
-        return int((self.kept() != before).sum())
+        return self.kept()
 
     def rescale_dual(self, factor: float) -> None:
         self._dual = Stored.of(self._dual.read() * factor, self._dual_precision)

@@ -19,7 +19,7 @@ from elsa.admm.penalty import Penalty
 from elsa.admm.precision import Precision
 from elsa.admm.training import Training
 from elsa.data.sources import Source, Tokens
-from elsa.errors import UserError, did_you_mean, require
+from elsa.errors import UserError, did_you_mean, require, under
 from elsa.evaluate import Evaluation
 from elsa.layerwise.activations import PLACES
 from elsa.method import Method
@@ -163,10 +163,8 @@ class DashboardConfig:
 
 
 def _check(key: str, check: Callable, *arguments: object) -> None:
-    try:
+    with under(key):
         check(*arguments)
-    except UserError as error:
-        raise UserError(f"{key}.{error}") from error
 
 
 def resolved_device(device: str) -> str:

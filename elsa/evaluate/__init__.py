@@ -47,3 +47,23 @@ def summary_of(scores: dict[str, dict]) -> dict[str, float]:
         summary |= {f"zero_shot/{name}": score["acc"] for name, score in zero_shot["tasks"].items()}
         summary["zero_shot/average"] = zero_shot["average_acc"]
     return summary
+
+
+def paired(dense: dict, pruned: dict) -> dict:
+    """Pruned against dense on the same items, by task: difference of accuracy, its 95 % interval, flipped answers.
+
+    Takes two "zero_shot" results. Tasks whose documents differ are left out.
+    """
+    result = {}
+    for name, scores in pruned["tasks"].items():
+        same = name in dense["tasks"] and dense["tasks"][name]["data_sha256"] == scores["data_sha256"]
+        if not same:
+            continue
+        changes = [after - before for before, after in zip(dense["items"][name], pruned["items"][name], strict=True)]
+        count, mean = len(changes), sum(changes) / len(changes)
+        error = (sum((change - mean) ** 2 for change in changes) / max(1, count - 1) / count) ** 0.5
+        result[name] = {
+            "difference": mean, "low": mean - 1.96 * error, "high": mean + 1.96 * error,
+            "lost": changes.count(-1), "gained": changes.count(1), "n": count,
+        }  # fmt: skip
+    return result

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from elsa.data.sources import SPLITS, Source, Tokens
 from elsa.data.windows import WindowReader, windows_hash
-from elsa.errors import UserError, require
+from elsa.errors import require, under
 from elsa.evaluate import Evaluation, Subject
 from elsa.track.progress import progress
 
@@ -45,10 +45,8 @@ class Perplexity(Evaluation):
 
     def check(self) -> None:
         for name, source in self.sets.items():
-            try:
+            with under(f"sets.{name}"):
                 source.check(self.split)
-            except UserError as error:
-                raise UserError(f"sets.{name}.{error}") from error
 
     def fetch(self, mirror: Path) -> None:
         self.check()  # gets the files

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from elsa.data.windows import WindowReader
-from elsa.errors import UserError
+from elsa.errors import under
 from elsa.evaluate import Evaluation, Subject
 
 
@@ -17,10 +17,8 @@ class Several(Evaluation):
 
     def check(self) -> None:
         for name, part in self.parts.items():
-            try:
+            with under(f"parts.{name}"):
                 part.check()
-            except UserError as error:
-                raise UserError(f"parts.{name}.{error}") from error
 
     def fetch(self, mirror: Path) -> None:
         for part in self.parts.values():

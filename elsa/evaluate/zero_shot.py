@@ -90,11 +90,12 @@ class ZeroShot(Evaluation):
         weights = weights_hash(subject.model)
         found, items = {}, {}
         for name, task in progress(list(prepared.items()), "zero-shot", unit="task"):
-            key = {"weights": weights, "dtype": str(subject.model.dtype)} | self._protocol(name, task)
+            protocol = self._protocol(name, task)
+            key = {"weights": weights, "dtype": str(subject.model.dtype)} | protocol
             path = subject.cache / "zero_shot" / f"{name}-{content_hash(key, 24)}.json"
             kept = read_json(path)
             if kept is None:
-                kept = {"key": key} | self._score(subject, name, task)
+                kept = {"key": key} | self._score(subject, name, task, protocol)
                 write_json(path, kept)
             found[name], items[name] = kept["scores"], kept["items"]
         average = sum(scores["acc"] for scores in found.values()) / len(found)
@@ -114,7 +115,7 @@ class ZeroShot(Evaluation):
     def _count(self, task: "Task") -> int:
         return len(task.eval_docs) if self.limit is None else min(self.limit, len(task.eval_docs))
 
-    def _score(self, subject: Subject, name: str, task: "Task") -> dict:
+    def _score(self, subject: Subject, name: str, task: "Task", protocol: dict) -> dict:
         with _quiet():
             from lm_eval import simple_evaluate
             from lm_eval.models.huggingface import HFLM
@@ -124,7 +125,6 @@ class ZeroShot(Evaluation):
                 model, tasks=[task], num_fewshot=self.num_fewshot, limit=self.limit, log_samples=True,
                 bootstrap_iters=0, task_manager=_no_tasks(),
             )  # fmt: skip
-        protocol = self._protocol(name, task)
         scores = {"n": self._count(task)} | {key: protocol[key] for key in ("version", "num_fewshot", "data_sha256")}
         for metric in _METRICS:
             if f"{metric},none" in results["results"][name]:
@@ -139,26 +139,6 @@ class ZeroShot(Evaluation):
 def _standard_error(accuracy: float, count: int) -> float:
     """Of a mean of zeros and ones, with n − 1 as lm-eval has it."""
     return (accuracy * (1 - accuracy) / max(1, count - 1)) ** 0.5
-
-
-def paired(dense: dict, pruned: dict) -> dict:
-    """Pruned against dense on the same items, by task: difference of accuracy, its 95 % interval, flipped answers.
-
-    Takes two "zero_shot" results. Tasks whose documents differ are left out.
-    """
-    result = {}
-    for name, scores in pruned["tasks"].items():
-        same = name in dense["tasks"] and dense["tasks"][name]["data_sha256"] == scores["data_sha256"]
-        if not same:
-            continue
-        changes = [after - before for before, after in zip(dense["items"][name], pruned["items"][name], strict=True)]
-        count, mean = len(changes), sum(changes) / len(changes)
-        error = (sum((change - mean) ** 2 for change in changes) / max(1, count - 1) / count) ** 0.5
-        result[name] = {
-            "difference": mean, "low": mean - 1.96 * error, "high": mean + 1.96 * error,
-            "lost": changes.count(-1), "gained": changes.count(1), "n": count,
-        }  # fmt: skip
-    return result
 
 
 def weights_hash(model: nn.Module) -> str:

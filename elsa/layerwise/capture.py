@@ -60,8 +60,10 @@ def capture(model: nn.Module, blocks: nn.ModuleList, windows_NL: torch.Tensor, p
     device = next(model.parameters()).device
     batches = [batch.to(device, torch.long) for batch in windows_NL.split(_batch_size(*windows_NL.shape))]
     calls, _ = _observe(model, blocks, batches[0])
-    hidden = Activations(place, _first_input(model, blocks[0], batches[0]), len(batches))
-    for batch in progress(batches, "embed", unit="batch"):
+    first = _first_input(model, blocks[0], batches[0])
+    hidden = Activations(place, first, len(batches))
+    hidden.append(first)
+    for batch in progress(batches[1:], "embed", unit="batch"):
         hidden.append(_first_input(model, blocks[0], batch))
     replay = BlockReplay(blocks, calls, hidden)
     _prove(model, replay, batches[-1])

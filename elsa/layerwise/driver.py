@@ -116,8 +116,9 @@ def collect(
             if leader == name:
                 statistics[name] = pruner.init_statistics(layers[name].value_OI)
         if name in groups:
-            tokens[name] = tokens.get(name, 0) + inputs.flatten(0, -2).shape[0]
-            pruner.update_statistics(statistics[name], inputs.flatten(0, -2).float())
+            inputs_TI = inputs.flatten(0, -2).float()
+            tokens[name] = tokens.get(name, 0) + len(inputs_TI)
+            pruner.update_statistics(statistics[name], inputs_TI)
 
     hooks = [
         weight.module.register_forward_pre_hook(lambda module, args, name=name: observe(name, args[0]))

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from elsa.admm.engine import Admm
@@ -10,7 +11,7 @@ from elsa.admm.optimizer import Stepper
 from elsa.admm.training import Training
 from elsa.errors import require
 from elsa.method import Method, Task, state_bytes, teacher_of, trainable
-from elsa.model.prunable import prunable_weights
+from elsa.model.prunable import PrunableWeight, prunable_weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,19 +43,31 @@ class Elsa(Method):
     def apply(self, model: nn.Module, task: Task) -> dict:
         training, precision, weights = task.training, task.precision, prunable_weights(model)
         teacher = teacher_of(model, training, precision)
+        facts, supports = ({}, None) if task.checkpoints.exist() else self._start(model, weights, task)
         windows = task.windows(training.steps * training.batch_size)
         with precision.applied(model):
             stepper = Stepper(trainable(model), training, precision)
             admm = Admm(
-                weights, stepper, task.pattern, task.penalty, precision, steps=training.steps, interval=self.interval,
-                objective_aware=self.projection == "objective_aware",
+                weights, stepper, task.pattern, task.penalty, precision, interval=self.interval,
+                objective_aware=self.projection == "objective_aware", supports=supports, **self._phases(training.steps),
             )  # fmt: skip
-            Loop(model, stepper, training, precision, admm, teacher=teacher).run(windows, task.log, task.checkpoints)
+            loop = Loop(model, stepper, training, precision, admm, facts, teacher)
+            loop.run(windows, task.log, task.checkpoints)
         admm.project_weights()
         print(admm.verdict(), flush=True)
         numel = sum(weight.parameter.numel() for weight in weights.values())
-        return {
+        return loop.facts | {
             "training_tokens": windows.numel(), "before_projection": admm.before_projection,
             "verdict": admm.verdict(), "mask_changes": admm.mask_changes,
             "bytes": {"admm_per_prunable_weight": admm.nbytes / numel} | state_bytes(model, stepper),
         }  # fmt: skip
+
+    def _start(
+        self, model: nn.Module, weights: dict[str, PrunableWeight], task: Task
+    ) -> tuple[dict, dict[str, torch.Tensor] | None]:
+        """Facts for the record, and the first supports of z (None for those of magnitude)."""
+        return {}, None
+
+    def _phases(self, steps: int) -> dict:
+        """Arguments of `Admm` about what happens when."""
+        return {"steps": steps}

@@ -5,14 +5,11 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from elsa.admm.engine import Admm
-from elsa.admm.loop import Loop
-from elsa.admm.optimizer import Stepper
 from elsa.admm.training import Training
 from elsa.errors import require
-from elsa.method import Method, Task, state_bytes, teacher_of, trainable
+from elsa.method import Method, Task
 from elsa.method.elsa import Elsa
-from elsa.model.prunable import PrunableWeight, prunable_weights
+from elsa.model.prunable import PrunableWeight
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,29 +39,6 @@ class ElsaPlus(Elsa):
             fits, "interval", self.interval, f"at most the {before} steps before polish_fraction={self.polish_fraction}"
         )
 
-    def apply(self, model: nn.Module, task: Task) -> dict:
-        training, precision, weights = task.training, task.precision, prunable_weights(model)
-        teacher = teacher_of(model, training, precision)
-        facts, supports = ({}, None) if task.checkpoints.exist() else self._start(model, weights, task)
-        windows = task.windows(training.steps * training.batch_size)
-        with precision.applied(model):
-            stepper = Stepper(trainable(model), training, precision)
-            polish = round(self.polish_fraction * training.steps)
-            admm = Admm(
-                weights, stepper, task.pattern, task.penalty, precision, steps=training.steps - polish,
-                interval=self.interval, objective_aware=self.projection == "objective_aware",
-                retention=self.retention, polish_from=training.steps - polish if polish else None, supports=supports,
-            )  # fmt: skip
-            loop = Loop(model, stepper, training, precision, admm, facts, teacher)
-            loop.run(windows, task.log, task.checkpoints)
-        admm.project_weights()
-        print(admm.verdict(), flush=True)
-        return loop.facts | {
-            "training_tokens": windows.numel(), "before_projection": admm.before_projection,
-            "verdict": admm.verdict(), "mask_changes": admm.mask_changes,
-            "bytes": state_bytes(model, stepper),
-        }  # fmt: skip
-
     @torch.no_grad()
     def _start(
         self, model: nn.Module, weights: dict[str, PrunableWeight], task: Task
@@ -79,3 +53,9 @@ class ElsaPlus(Elsa):
             for name, weight in weights.items():
                 weight.value_OI.copy_(dense[name])
         return facts, supports
+
+    def _phases(self, steps: int) -> dict:
+        polish = round(self.polish_fraction * steps)
+        return {
+            "steps": steps - polish, "retention": self.retention, "polish_from": steps - polish if polish else None
+        }  # fmt: skip

@@ -20,7 +20,6 @@ from elsa.sparsity.pattern import Pattern
 
 _LOGIT_BYTES = 16  # bf16 logits and their gradient, their fp32 copy, log-softmax and its gradient
 _MOMENT_BYTES = {"float32": 8.0, "8bit": 2 * (1 + 4 / 256)}
-_WEIGHT_BYTES = {"float32": 4, "bfloat16": 2}
 _UPDATE_BYTES = 24  # of one tensor in its z/u update: fp32 target, score, copy for the selection, masks
 
 
@@ -111,7 +110,7 @@ def need(shape: Shape, training: Training, precision: Precision, length: int, *,
     `state`: bytes a prunable weight of ADMM's state (`admm_bytes`), or of a fixed support's mask. The windows of a step
     are spread over the devices too.
     """
-    weight = _WEIGHT_BYTES[precision.weights]
+    weight = getattr(torch, precision.weights).itemsize
     tokens = training.batch_size // training.accumulation * length
     activations = shape.activations
     if precision.activation_checkpointing:

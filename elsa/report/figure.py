@@ -1,4 +1,4 @@
-"""The perplexity picture of a few runs."""
+"""Pictures: perplexity of a few runs, zeros and mask changes of one."""
 
 from pathlib import Path
 
@@ -7,6 +7,7 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from elsa.files import write_atomically
@@ -28,8 +29,7 @@ def perplexity_figure(records: list[dict], path: Path) -> None:
             _bars(axis, scored, name)
     models = ", ".join(dict.fromkeys(record["model"] for record in records))
     figure.suptitle(f"Perplexity of {models} after pruning (lower is better)")
-    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=150))
-    plt.close(figure)
+    _save(figure, path, dpi=150)
 
 
 def _bars(axis: Axes, records: list[dict], name: str) -> None:
@@ -75,8 +75,7 @@ def sparsity_figure(record: dict, path: Path) -> None:
     axis.set_xlabel(f"weight, of {len(shares)} in the order of the blocks")
     axis.set_ylabel("fraction of zeros")
     axis.set_title(f"{record['method']} on {record['model']}, {record['pattern']}")
-    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=120))
-    plt.close(figure)
+    _save(figure, path, dpi=120)
 
 
 def mask_change_figure(changes: dict[int, dict[str, float]], title: str, path: Path) -> None:
@@ -89,5 +88,9 @@ def mask_change_figure(changes: dict[int, dict[str, float]], title: str, path: P
     axis.set_xlabel("step")
     axis.set_ylabel("weight, in the order of the blocks")
     axis.set_title(title)
-    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=120))
+    _save(figure, path, dpi=120)
+
+
+def _save(figure: Figure, path: Path, dpi: int) -> None:
+    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=dpi))
     plt.close(figure)

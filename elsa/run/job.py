@@ -19,8 +19,7 @@ from elsa.config.run_id import method_name, run_name, settings
 from elsa.config.schema import PruneConfig, resolved_device
 from elsa.data.windows import WindowReader, windows_hash
 from elsa.errors import UserError
-from elsa.evaluate import Subject, summary_of
-from elsa.evaluate.zero_shot import paired
+from elsa.evaluate import Subject, paired, summary_of
 from elsa.files import flattened, read_json, write_json
 from elsa.method import Task
 from elsa.method.dense import Dense

@@ -1,8 +1,10 @@
 """`elsa plan`: what the same arguments to `elsa prune` would need, before anything is loaded."""
 
 import dataclasses
+import functools
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -26,6 +28,7 @@ from elsa.plan.memory import Need, Shape, admm_bytes, advice, measure, need
 from elsa.track.memory import peak_bytes, reset_peak
 
 _GIB = 2**30
+ShapeOf = Callable[[Training, str], Shape]  # of a training and a dtype of weights
 _KINDS = ("weights", "moments", "state", "gradients", "activations", "logits")
 
 
@@ -42,13 +45,18 @@ def plan(composed: DictConfig) -> None:
     config = run.model.structure(Path(run.paths.cache))
     device = resolved_device(run.device)
     memory = run.plan.device_memory_gib * _GIB if run.plan.device_memory_gib else _memory_of(device)
-    tried = advice(_need(run, config, {}), lambda each: each.peak <= memory, _changes(run, config))
-    _print(run, tried, memory, measure(config, run.training, run.precision.weights, run.data.sequence_length))
+
+    @functools.cache
+    def shape_of(training: Training, weights: str) -> Shape:
+        return measure(config, training, weights, run.data.sequence_length)
+
+    tried = advice(_need(run, shape_of, {}), lambda each: each.peak <= memory, _changes(run, shape_of))
+    _print(run, tried, memory, shape_of(run.training, run.precision.weights))
     if run.plan.dry_run_steps:
         _dry_run(run, device)
 
 
-def _changes(run: PruneConfig, config: object) -> dict:
+def _changes(run: PruneConfig, shape_of: ShapeOf) -> dict:
     """Settings that need less, each on top of those before it."""
     smaller: dict[str, dict] = {
         "precision.loss_chunk=2048": {"loss_chunk": 2048},
@@ -64,18 +72,18 @@ def _changes(run: PruneConfig, config: object) -> dict:
     for name, change in smaller.items():
         so_far = so_far | change
         if dataclasses.replace(run.precision, **so_far) != run.precision:
-            changes[name] = lambda changed=so_far: _need(run, config, changed)
+            changes[name] = lambda changed=so_far: _need(run, shape_of, changed)
     for batch in (4, 2, 1):
         if batch < run.training.batch_size:
-            changes[f"training.batch_size={batch}"] = lambda b=batch, c=so_far: _need(run, config, c, batch=b)
+            changes[f"training.batch_size={batch}"] = lambda b=batch, c=so_far: _need(run, shape_of, c, batch=b)
     return changes
 
 
-def _need(run: PruneConfig, config: object, changed: dict, batch: int | None = None) -> Need:
+def _need(run: PruneConfig, shape_of: ShapeOf, changed: dict, batch: int | None = None) -> Need:
     precision = dataclasses.replace(run.precision, **changed)
     smaller = {} if batch is None else {"batch_size": batch, "accumulation": 1}
     training = dataclasses.replace(run.training, **smaller)
-    shape = measure(config, training, precision.weights, run.data.sequence_length)
+    shape = shape_of(training, precision.weights)
     state = admm_bytes(precision) if "penalty" in run.method.reads else float("sparsity" in run.method.reads)
     return need(shape, training, precision, run.data.sequence_length, state=state, devices=run.plan.devices)
 

@@ -13,7 +13,6 @@ from elsa.config.schema import PruneConfig, build
 from elsa.report.record import read_record
 from elsa.report.table import print_tables
 from elsa.run.job import run_with_dense
-from elsa.track.wandb import Wandb
 
 
 def prune(composed: DictConfig) -> list[str]:
@@ -22,10 +21,10 @@ def prune(composed: DictConfig) -> list[str]:
     hydra = HydraConfig.get()
     run = build(PruneConfig, config)
     hub.use_mirror(run.paths.mirror)
-    if hydra.mode == RunMode.MULTIRUN and isinstance(run.tracker, Wandb) and run.tracker.group is None:
+    if hydra.mode == RunMode.MULTIRUN:
         chosen = hydra.runtime.choices
         group = chosen.get("sweep") or chosen.get("experiment") or Path(hydra.sweep.dir).name
-        run = dataclasses.replace(run, tracker=dataclasses.replace(run.tracker, group=group))
+        run = dataclasses.replace(run, tracker=run.tracker.in_group(group))
     folders = run_with_dense(run, config)
     if hydra.mode == RunMode.RUN:
         print_tables([read_record(folder) for folder in folders])

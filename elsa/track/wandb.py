@@ -1,5 +1,6 @@
 """Weights & Biases, beside `metrics.jsonl`: offline where no key is set, and never a reason for a run to fail."""
 
+import dataclasses
 import os
 import warnings
 from collections.abc import Callable
@@ -20,6 +21,9 @@ class Wandb(TrackerSource):
     project: str
     group: str | None
     mode: str | None
+
+    def in_group(self, name: str) -> TrackerSource:
+        return dataclasses.replace(self, group=self.group or name)
 
     def open(self, run: TrackedRun) -> Tracker:
         return WandbTracker(self, run)
