@@ -17,12 +17,14 @@ class Jsonl(TrackerSource):
 
 
 class JsonlTracker:
-    """Appends and flushes: a reader sees every line as soon as it is logged."""
+    """Appends and flushes: a reader sees every line as soon as it is logged. `kept`: the lines of before."""
 
     def __init__(self, run: TrackedRun):
         path = run.folder / "metrics.jsonl"
-        kept = [line for line in _whole_lines(path) if run.step is None or json.loads(line)["step"] <= run.step]
-        write_atomically(path, lambda temporary: temporary.write_text("".join(f"{line}\n" for line in kept)))
+        lines = [json.loads(line) for line in _whole_lines(path)]
+        self.kept = [line for line in lines if run.step is None or line["step"] <= run.step]
+        text = "".join(json.dumps(line) + "\n" for line in self.kept)
+        write_atomically(path, lambda temporary: temporary.write_text(text))
         self._file = path.open("a")
 
     def log(self, step: int, metrics: dict) -> None:

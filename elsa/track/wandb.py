@@ -29,15 +29,16 @@ class Wandb(TrackerSource):
         return WandbTracker(self, run)
 
     def resolved_mode(self) -> str:
-        has_key = bool(os.environ.get("WANDB_API_KEY") or wandb.api.api_key)
+        has_key = bool(os.environ.get("WANDB_API_KEY")) or wandb.login(prompt=False, verify=False)
         return self.mode or os.environ.get("WANDB_MODE") or ("online" if has_key else "offline")
 
 
 class WandbTracker:
     """Logs to both places; the first failure of wandb is reported and ends its part.
 
-    Curves are drawn over the optimiser's step, which is logged as a metric of its own: a run that goes on after an
-    interruption continues its curve whatever wandb has seen before.
+    Curves are drawn over the optimiser's step, which is logged as a metric of its own. wandb writes in blocks, and
+    offline it starts a new folder each time, so a killed run has lost the end of its curve there, or all of it: a run
+    that goes on first logs again what `metrics.jsonl` has and this wandb run has not.
     """
 
     def __init__(self, source: Wandb, run: TrackedRun):
@@ -46,13 +47,21 @@ class WandbTracker:
         self._run = self._guarded(
             lambda: wandb.init(
                 project=source.project, group=source.group, mode=source.resolved_mode(), id=run.name, name=run.name,
-                job_type="prune", dir=run.folder, config=run.labels | {"settings": run.config}, resume="allow",
+                job_type="prune", dir=run.folder.resolve(),  # its service may have been started in another folder
+                config=run.labels | {"settings": run.config}, resume="allow",
                 tags=[str(run.labels[key]) for key in _TAGS if key in run.labels],
                 settings=wandb.Settings(silent=True),
             )
         )  # fmt: skip
         if self._run is not None:
-            self._guarded(lambda: self._run.define_metric("*", step_metric="step"))
+            self._guarded(self._catch_up)
+
+    def _catch_up(self) -> None:
+        self._run.define_metric("*", step_metric="step")
+        seen = self._run.summary.get("step", 0)
+        for metrics in self._jsonl.kept:
+            if metrics["step"] > seen:
+                self._run.log(metrics)
 
     def log(self, step: int, metrics: dict) -> None:
         self._jsonl.log(step, metrics)
@@ -65,7 +74,7 @@ class WandbTracker:
             self._guarded(lambda: self._finish(outcome))
 
     def _finish(self, outcome: Outcome) -> None:
-        media = {name: wandb.Image(str(path)) for name, path in outcome.pictures.items()}
+        media = {f"pictures/{name}": wandb.Image(str(path)) for name, path in outcome.pictures.items()}
         media |= {name: wandb.Table(columns=rows[0], data=rows[1:]) for name, rows in outcome.tables.items()}
         if media:
             self._run.log(media)
@@ -75,7 +84,7 @@ class WandbTracker:
     def _guarded(self, call: Callable) -> object:
         try:
             return call()
-        except (wandb.Error, OSError, RuntimeError, ValueError, TypeError) as error:
+        except Exception as error:  # wandb's errors have no common class, and none is worth a run
             self._run = None
             warnings.warn(f"wandb stopped ({error}); metrics.jsonl goes on", stacklevel=3)
             return None

@@ -1,6 +1,8 @@
 """The program as a user runs it, on a small random model and a small corpus."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -80,6 +82,33 @@ def test_a_multirun_ends_with_table_and_picture(elsa):
     picture = next(Path().glob("outputs/comparisons/*/perplexity.png"))
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert str(picture) in out
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+def test_wandb_reads_back_a_multirun_as_one_group_with_all_that_a_run_holds(elsa):
+    few = ["training.steps=8", "training.batch_size=2", "method.interval=2", "training.learning_rate=1e-3"]
+    code, _, err = elsa("-m", "method=elsa", "sparsity.ratio=0.5,0.7,0.9", *few, "tracker=wandb")
+    assert code == 0, err
+    runs = [folder / "wandb" / "latest-run" for folder, record in records().items() if record["method"] == "elsa"]
+    started = [logged(run, "run")[0] for run in runs]
+    assert len({run["run_group"] for run in started}) == 1
+    assert sorted(run["config"]["update"]["sparsity"] for run in started) == [0.5, 0.7, 0.9]
+    assert {run["job_type"] for run in started} == {"prune"}
+    assert len({run["run_id"] for run in started}) == 3
+    curve = [line["item"] for line in logged(runs[0], "history")]
+    assert [line["step"] for line in curve if "loss" in line] == [2, 4, 6, 8]
+    held = {key.split(".")[0] for line in curve for key in line}
+    assert held >= {
+        "loss", "learning_rate", "tokens_per_second", "penalty", "relative_residual", "off_support_energy",
+        "mask_change", "perplexity_table", "pictures/sparsity", "pictures/mask_change",
+    }  # fmt: skip
+
+
+def logged(run, kind):
+    """What wandb's own reader finds of a kind of record in a run's folder."""
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", run.resolve(), "--json"]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    return [line[kind] for line in map(json.loads, lines) if line["type"] == kind]
 
 
 def test_a_failing_job_is_reported_and_does_not_stop_the_others(elsa):

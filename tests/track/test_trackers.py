@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 
@@ -79,6 +80,35 @@ def test_wandb_offline_holds_curves_labels_tables_and_pictures_without_a_key(tmp
     assert all(word in everything for word in ("a_sweep", "prune", "90%"))
     assert len(list(run.rglob("*.png"))) == 1
     assert len(list(run.rglob("*.table.json"))) == 1
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from elsa.track.wandb import Wandb
+from tests.track.test_trackers import tracked
+tracker = Wandb(project="elsa", group=None, mode=None).open(tracked(Path(sys.argv[1])))
+for step in (2, 4, 6):
+    tracker.log(step, {"loss": 10.0 - step})
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def history(run):
+    """[(step, loss)] of a run's folder, in the order in which wandb has them."""
+    points = []
+    for line in inspect(run).splitlines():
+        logged = json.loads(line).get("history", {}).get("item", {})
+        points += [(logged["step"], logged["loss"])] if "loss" in logged else []
+    return points
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+def test_wandb_has_the_whole_curve_of_a_run_that_was_killed(tmp_path):
+    alone = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
+    subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], env=alone, check=False)
+    use(Wandb(project="elsa", group=None, mode=None), tmp_path, steps=(6, 8), start=4)
+    assert history(tmp_path / "wandb" / "latest-run") == [(2, 8.0), (4, 6.0), (6, 4.0), (8, 2.0)]
 
 
 def test_tensorboard_holds_scalars_text_and_pictures(tmp_path):
