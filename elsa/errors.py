@@ -4,6 +4,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 
+OUT_OF_MEMORY = 3  # exit code of a process that ran out of memory; 2 is that of a user's mistake
+
 
 class UserError(ValueError):
     """What was asked for cannot be done. The message is one line: the key, the value, and what would be right."""

@@ -23,7 +23,8 @@ class Admm:
     Every step adds λ(x − z + u) to the gradient. Every `interval` steps z and u are updated, then λ moves on and the
     scaled dual is rescaled at that moment. `objective_aware`: projections weigh entries by Adam's second moment.
     `retention`: u ← retention · (u + x − z); 1 is ADMM, 0 a penalty method. After step `polish_from` x is projected and
-    trains on within its support. `supports`: the first supports of z by name, None for those of magnitude.
+    trains on within its support. `supports`: the first supports of z by name, None for those of magnitude. `ramp`: the
+    steps over which the sparsity of z rises to the pattern's, 0 to start there.
     """
 
     def __init__(
@@ -39,13 +40,15 @@ class Admm:
         objective_aware: bool,
         retention: float = 1.0,
         polish_from: int | None = None,
+        ramp: int = 0,
         supports: Mapping[str, torch.Tensor] | None = None,
     ):
         self._weights, self._stepper, self._pattern, self._schedule = weights, stepper, pattern, penalty
         self._steps, self.interval, self._objective_aware = steps, interval, objective_aware
-        self._retention, self._polish_from = retention, polish_from
+        self._retention, self._polish_from, self._ramp = retention, polish_from, ramp
+        first = self._pattern_at(0)
         self._states = {
-            name: precision.start_state(weight.value_OI, pattern, None if supports is None else supports[name])
+            name: precision.start_state(weight.value_OI, first, None if supports is None else supports[name])
             for name, weight in weights.items()
         }
         self._support: dict[str, torch.Tensor] = {}  # while polishing
@@ -78,9 +81,9 @@ class Admm:
         return metrics
 
     def _update(self, step: int) -> dict:
-        shares, changed = {}, 0
+        shares, changed, pattern = {}, 0, self._pattern_at(step)
         for name, weight in self._weights.items():
-            flips = self._states[name].update(weight.value_OI, self._pattern, self._importance(weight), self._retention)
+            flips = self._states[name].update(weight.value_OI, pattern, self._importance(weight), self._retention)
             shares[name], changed = flips / weight.parameter.numel(), changed + flips
         self.mask_changes[step] = shares
         metrics = {"penalty": self.penalty, "mask_change": changed / self._numel()} | self.distances()
@@ -140,6 +143,9 @@ class Admm:
         self._support = {name: kept.to(self._weights[name].value_OI.device) for name, kept in state["support"].items()}
         for name, its_state in self._states.items():
             its_state.restore(state["states"][name])
+
+    def _pattern_at(self, step: int) -> Pattern:
+        return self._pattern.ramped(step / self._ramp) if self._ramp else self._pattern
 
     def _importance(self, weight: "PrunableWeight") -> torch.Tensor | None:
         return weight.as_OI(self._stepper.second_moment(weight.parameter)) if self._objective_aware else None

@@ -35,5 +35,5 @@ def choices(group: str) -> list[str]:
 
 
 def groups() -> list[str]:
-    """The config groups of this project."""
-    return sorted(folder.name for folder in CONF.iterdir() if folder.is_dir())
+    """The config groups of this project; Hydra's own stand in `hydra`."""
+    return sorted(folder.name for folder in CONF.iterdir() if folder.is_dir() and folder.name != "hydra")

@@ -1,5 +1,7 @@
 """Run folders are named by content: the same question is the same folder, two questions never share one."""
 
+from omegaconf import DictConfig, OmegaConf
+
 import elsa
 from elsa.config.schema import PruneConfig
 from elsa.files import content_hash
@@ -40,3 +42,10 @@ def method_name(method: dict) -> str:
     """The name of a method's YAML; "sparsegpt+finetuned" for one that starts from another."""
     own = method["_target_"].split(".")[-2]
     return f"{method_name(method['start'])}+{own}" if "start" in method else own
+
+
+def sweep_name(choices: DictConfig, overrides: list[str], params: DictConfig | None) -> str:
+    """`<sweep or experiment>-<hash>` of a multirun's config: the same sweep has the same folder, so it can go on."""
+    name = choices.get("sweep") or choices.get("experiment") or "multirun"
+    swept = {} if params is None else OmegaConf.to_container(params)
+    return f"{name}-{content_hash([sorted(overrides), swept], 8)}"

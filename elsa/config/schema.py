@@ -31,7 +31,7 @@ from elsa.track import TrackerSource
 
 @dataclass(frozen=True, kw_only=True)
 class Paths:
-    """`outputs`: run folders and comparisons. `cache`: token windows, converted models and scores, shared by all runs.
+    """`outputs`: run folders, sweeps and reports. `cache`: token windows, converted models and scores of all runs.
 
     `mirror`: a folder with local copies of what the hub has; null for none.
     """
@@ -150,6 +150,14 @@ class ReportConfig:
         for folder in self.records:
             there = Path(folder).is_dir() or (Path(folder).is_file() and Path(folder).suffix == ".jsonl")
             require(there, "records", folder, "no such folder of finished runs or records.jsonl")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatusConfig:
+    """The runs of a sweep. `sweep`: the beginning of its folder's name, null for the last one."""
+
+    sweep: str | None
+    paths: Paths
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,17 +18,24 @@ class ElsaPlus(Elsa):
 
     `init`: the method whose support z starts with, null for magnitude's; with `init_weights` x starts from its weights
     instead of the dense ones. `retention`: u ← retention · (u + x − z) (1: ADMM, 0: no dual). `polish_fraction`: the
-    share of the steps, at the end, that train the projected weights within their support.
+    share of the steps, at the end, that train the projected weights within their support. `ramp_fraction`: the share of
+    the steps, at the beginning, over which the sparsity of z rises to the wanted one (0: it starts there).
     """
 
     init: Method | None
     init_weights: bool
     retention: float
     polish_fraction: float
+    ramp_fraction: float
 
     def __post_init__(self):
         super().__post_init__()
         require(0 <= self.retention <= 1, "retention", self.retention, "from 0 (no dual) to 1 (ADMM)")
+        gradual = 0 <= self.ramp_fraction <= 1 - self.polish_fraction
+        wanted = f"a share of the steps, at most the {1 - self.polish_fraction:g} before the polish phase"
+        require(gradual, "ramp_fraction", self.ramp_fraction, wanted)
+        starts_dense = self.init is None or self.ramp_fraction == 0
+        require(starts_dense, "ramp_fraction", self.ramp_fraction, "0 with init, which gives the whole support")
         require(0 <= self.polish_fraction < 1, "polish_fraction", self.polish_fraction, "a share of the steps below 1")
 
     def check(self, training: Training) -> None:
@@ -57,5 +64,6 @@ class ElsaPlus(Elsa):
     def _phases(self, steps: int) -> dict:
         polish = round(self.polish_fraction * steps)
         return {
-            "steps": steps - polish, "retention": self.retention, "polish_from": steps - polish if polish else None
+            "steps": steps - polish, "retention": self.retention, "polish_from": steps - polish if polish else None,
+            "ramp": round(self.ramp_fraction * steps),
         }  # fmt: skip

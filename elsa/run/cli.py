@@ -8,9 +8,10 @@ from collections.abc import Callable
 from importlib import import_module
 
 from hydra.errors import HydraException, MissingConfigException
+from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
-from elsa.errors import Stopped, UserError, did_you_mean
+from elsa.errors import OUT_OF_MEMORY, Stopped, UserError, did_you_mean
 
 COMMANDS = {
     "prune": "prune a model, evaluate it and keep the record (the default)",
@@ -19,6 +20,7 @@ COMMANDS = {
     "fetch": "copy what the same arguments to prune need from the hub to paths.mirror",
     "evaluate": "score a saved model",
     "dashboard": "the Weights & Biases dashboard of a project, as code",
+    "status": "the runs of the last sweep, and how far they are",
     "report": "tables of finished runs, averaged over seeds",
 }
 
@@ -38,12 +40,19 @@ def main() -> None:
     if "--cfg" in arguments or "-c" in arguments:
         arguments.append("--resolve")
     sys.argv = ["elsa", *arguments]
-    failed = []
+    stopped_by: list[Exception] = []
     try:
-        _hydra_main(command, failed)()
-    except (HydraException, OmegaConfBaseException) as error:
+        _hydra_main(command, stopped_by)()
+        for error in stopped_by:
+            raise error
+    except (UserError, HydraException, OmegaConfBaseException) as error:
         _fail(_one_line(error))
-    sys.exit(2 if failed else 0)
+    except Stopped as stopped:
+        _leave(str(stopped), stopped.exit_code)
+    except RuntimeError as error:
+        if not _is_out_of_memory(error):
+            raise
+        _leave(f"out of memory: {_one_line(error)}; elsa plan says what would fit", OUT_OF_MEMORY)
 
 
 def _check_choice(argument: str) -> None:
@@ -55,30 +64,32 @@ def _check_choice(argument: str) -> None:
         _fail(f"{argument}: no such choice; {did_you_mean(name, choices(group))}")
 
 
-def _hydra_main(command: str, failed: list[str]) -> Callable:
-    """Import the subcommand only now, so that help and typos cost nothing."""
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """torch has a class for a GPU's memory, and only words for the CPU's."""
+    return type(error).__name__ == "OutOfMemoryError" or "not enough memory" in str(error)
+
+
+def _hydra_main(command: str, stopped_by: list[Exception]) -> Callable:
+    """Import the subcommand only now, so that help and typos cost nothing. What ends it goes into `stopped_by`."""
     for library in ("torchao", "torch.utils._pytree"):  # of no concern to a user, and printed on every start
         logging.getLogger(library).setLevel(logging.ERROR)
     import hydra
     from transformers.utils import logging as transformers_logging
 
     from elsa.config.compose import CONF
+    from elsa.config.run_id import sweep_name
 
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
+    OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
     job = getattr(import_module(f"elsa.run.{command}"), command)
 
     def guarded(composed):
-        """A job that cannot run says why; the other jobs of a multirun go on."""
+        """Hydra prints a line of its own for an error that reaches it."""
         try:
-            return job(composed)
-        except (UserError, OmegaConfBaseException) as error:
-            failed.append(_one_line(error))
-            print(f"elsa: {failed[-1]}", file=sys.stderr, flush=True)
-            return None
-        except Stopped as stopped:
-            print(f"elsa: {stopped}", file=sys.stderr, flush=True)
-            sys.exit(stopped.exit_code)
+            job(composed)
+        except Exception as error:
+            stopped_by.append(error)
 
     return hydra.main(
         version_base="1.3",
@@ -102,8 +113,12 @@ def _one_line(error: Exception) -> str:
 
 
 def _fail(line: str) -> None:
-    print(f"elsa: {line}", file=sys.stderr)
-    sys.exit(2)
+    _leave(line, 2)
+
+
+def _leave(line: str, code: int) -> None:
+    print(f"elsa: {line}", file=sys.stderr, flush=True)
+    sys.exit(code)
 
 
 def _help() -> str:
@@ -115,7 +130,7 @@ def _help() -> str:
     lines += [f"  {group:<12}{', '.join(choices(group))}" for group in groups()]
     lines += [
         "", "flags (Hydra's):",
-        "  -m           one run per combination of comma-separated values, then a table and a picture",
+        "  -m           one run per combination of comma-separated values, a process each, then a table and a picture",
         "  --cfg job    print the resolved config and stop", "",
         "examples:", "  elsa experiment=quickstart", "  elsa method=wanda sparsity=2of4",
         "  elsa -m method=wanda,elsa sparsity.ratio=0.5,0.9", "  elsa evaluate checkpoint=outputs/runs/<run>",

@@ -18,7 +18,6 @@ from elsa.checkpoint.saving import check_pattern, count_zeros, save
 from elsa.config.run_id import method_name, run_name, settings
 from elsa.config.schema import PruneConfig, resolved_device
 from elsa.data.windows import WindowReader, windows_hash
-from elsa.errors import UserError
 from elsa.evaluate import Subject, paired, summary_of
 from elsa.files import flattened, read_json, write_json
 from elsa.method import Task
@@ -40,26 +39,47 @@ def run_with_dense(run: PruneConfig, config: dict) -> list[Path]:
     `config` is the resolved config of `run`. A finished run is not run again.
     """
     covered = run.check()
-    dense = dataclasses.replace(run, method=Dense())
-    folders = [_run_once(dense, config | {"method": _DENSE}, covered, None)]
+    folders = [_run_once(*dense_of(run, config), covered, None)]
     if not isinstance(run.method, Dense):
         folders.append(_run_once(run, config, covered, folders[0]))
     return folders
 
 
+def dense_of(run: PruneConfig, config: dict) -> tuple[PruneConfig, dict]:
+    """The run of the dense model that this one is compared with, and its config."""
+    return dataclasses.replace(run, method=Dense()), config | {"method": _DENSE}
+
+
+def run_folder(run: PruneConfig, config: dict) -> Path:
+    """Where the run of this config has its folder."""
+    return Path(run.paths.outputs) / "runs" / run_name(run, config)
+
+
 def _run_once(run: PruneConfig, config: dict, covered: Coverage, dense: Path | None) -> Path:
-    folder = Path(run.paths.outputs) / "runs" / run_name(run, config)
+    folder = run_folder(run, config)
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / ".lock", timeout=0):
-            if read_record(folder) is None:
-                print(f"{folder}: running ({covered})", flush=True)
-                _Job(run, config, folder, dense).execute(covered)
-            elif not isinstance(run.method, Dense):
-                print(f"{folder}: finished before, not run again (delete the folder to do so)", flush=True)
-    except Timeout as error:
-        raise UserError(f"{folder}: another process is running this very run") from error
+    with _alone(folder):
+        if read_record(folder) is None:
+            print(f"{folder}: running ({covered})", flush=True)
+            _Job(run, config, folder, dense).execute(covered)
+        elif not isinstance(run.method, Dense):
+            print(f"{folder}: finished before, not run again (delete the folder to do so)", flush=True)
     return folder
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One process at a time in a run's folder: the runs of a sweep share the dense model's."""
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"{folder}: another process is running this very run; waiting for it", flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 class _Job:

@@ -42,29 +42,53 @@ def plan(composed: DictConfig) -> None:
     require(
         not isinstance(run.data, Tokens), "data", "tokens", "name a text source, so that the window length is known"
     )
+    shape_of, memory = _measuring(run), _memory(run)
+    tried = advice(_need(run, shape_of, {}), lambda each: each.peak <= memory, _changes(run, shape_of))
+    _print(run, tried, memory, shape_of(run.training, run.precision.weights))
+    if run.plan.dry_run_steps:
+        _dry_run(run, resolved_device(run.device))
+
+
+def smaller_settings(run: PruneConfig) -> list[str] | None:
+    """Overrides for a run that did not fit: the first row of its plan that fits, but at least one change.
+
+    None if the method does not train, or has nothing left to give up.
+    """
+    if "training" not in run.method.reads or isinstance(run.data, Tokens):
+        return None
+    shape_of, memory = _measuring(run), _memory(run)
+    changes = _changes(run, shape_of)
+    tried = advice(None, lambda each: each is not None and each.peak <= memory, changes)
+    chosen = [name for name, _ in tried[1:]]
+    return [override for name in chosen for override in name.split()] or None
+
+
+def _measuring(run: PruneConfig) -> ShapeOf:
     config = run.model.structure(Path(run.paths.cache))
-    device = resolved_device(run.device)
-    memory = run.plan.device_memory_gib * _GIB if run.plan.device_memory_gib else _memory_of(device)
 
     @functools.cache
     def shape_of(training: Training, weights: str) -> Shape:
         return measure(config, training, weights, run.data.sequence_length)
 
-    tried = advice(_need(run, shape_of, {}), lambda each: each.peak <= memory, _changes(run, shape_of))
-    _print(run, tried, memory, shape_of(run.training, run.precision.weights))
-    if run.plan.dry_run_steps:
-        _dry_run(run, device)
+    return shape_of
+
+
+def _memory(run: PruneConfig) -> float:
+    """Bytes of the device."""
+    given = run.plan.device_memory_gib
+    return given * _GIB if given else _memory_of(resolved_device(run.device))
 
 
 def _changes(run: PruneConfig, shape_of: ShapeOf) -> dict:
-    """Settings that need less, each on top of those before it."""
+    """Overrides that need less, each on top of those before it."""
     smaller: dict[str, dict] = {
         "precision.loss_chunk=2048": {"loss_chunk": 2048},
         "precision.activation_checkpointing=true": {"activation_checkpointing": True},
     }
     if run.training.accumulation == 1:
         smaller["precision.gradient_release=true"] = {"gradient_release": True}
-    smaller["precision.weights=bfloat16 .moments=8bit .state=bfloat16"] = {
+    low = "precision.weights=bfloat16 precision.moments=8bit precision.state=bfloat16 precision.dual=null"
+    smaller[low] = {
         "weights": "bfloat16", "moments": "8bit", "state": "bfloat16", "dual": None,
     }  # fmt: skip
     smaller["precision.state=float8"] = {"state": "float8"}

@@ -59,6 +59,15 @@ class Pattern:
         """Short for tables: "90%" or "2:4"."""
         return f"{self.ratio * 100:g}%" if self.group is None else self.pattern
 
+    def ramped(self, progress: float) -> "Pattern":
+        """The pattern of a gradual pruning at `progress` in [0, 1]: its sparsity rises by a cubic law, fast at first.
+
+        Zhu and Gupta 2017 (arXiv:1710.01878), Eq. 1, from no zeros. N:M is not ramped: its groups know no part of it.
+        """
+        if self.group is not None or progress >= 1:
+            return self
+        return Pattern(pattern=self.pattern, ratio=self.ratio * (1 - (1 - progress) ** 3))
+
     def zeros(self, numel: int) -> int:
         """How many of `numel` weights become zero."""
         return round(self.sparsity * numel)

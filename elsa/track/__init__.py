@@ -41,10 +41,6 @@ class Tracker(Protocol):
 class TrackerSource(ABC):
     """A tracker's knobs, known before the run; `open` starts it."""
 
-    def in_group(self, name: str) -> "TrackerSource":
-        """The same tracker for a run of the sweep `name`, where trackers have groups and none was chosen."""
-        return self
-
     @abstractmethod
     def open(self, run: TrackedRun) -> Tracker:
         """Start tracking a run."""

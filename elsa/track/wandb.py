@@ -1,6 +1,5 @@
 """Weights & Biases, beside `metrics.jsonl`: offline where no key is set, and never a reason for a run to fail."""
 
-import dataclasses
 import os
 import warnings
 from collections.abc import Callable
@@ -16,14 +15,11 @@ _TAGS = ("model", "method", "pattern")
 
 @dataclass(frozen=True, kw_only=True)
 class Wandb(TrackerSource):
-    """`mode`: online, offline, or null: online with a key, else offline. `group` gathers the runs of a sweep."""
+    """`mode`: online, offline, or null: online with a key, else offline. `group`: null for the sweep's, if any."""
 
     project: str
     group: str | None
     mode: str | None
-
-    def in_group(self, name: str) -> TrackerSource:
-        return dataclasses.replace(self, group=self.group or name)
 
     def open(self, run: TrackedRun) -> Tracker:
         return WandbTracker(self, run)

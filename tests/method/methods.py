@@ -59,6 +59,7 @@ METHODS = {
         init_weights=False,
         retention=0.5,
         polish_fraction=0.4,
+        ramp_fraction=0.0,
     ),
     "finetuned": FineTuned(start=Wanda(calibration_windows=8)),
 }

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 
+from elsa.errors import UserError
 from elsa.method.elsa_plus import ElsaPlus
 from elsa.method.wanda import Wanda
 from elsa.model.prunable import prunable_weights
@@ -15,7 +16,13 @@ from tests.method.test_contract import task
 
 PATTERN = Pattern(pattern="unstructured", ratio=0.7)
 NEUTRAL = ElsaPlus(
-    interval=2, projection="objective_aware", init=None, init_weights=False, retention=1.0, polish_fraction=0.0
+    interval=2,
+    projection="objective_aware",
+    init=None,
+    init_weights=False,
+    retention=1.0,
+    polish_fraction=0.0,
+    ramp_fraction=0.0,
 )
 
 
@@ -66,3 +73,21 @@ def test_polishing_trains_within_the_support(windows):
     for name, weight in prunable_weights(model).items():
         assert int((weight.value_OI == 0).sum()) == PATTERN.zeros(weight.value_OI.numel())
         assert not torch.equal(weight.value_OI, prunable_weights(plain)[name].value_OI)
+
+
+def test_a_ramp_prunes_gradually_and_ends_at_the_pattern(windows):
+    gradual = dataclasses.replace(NEUTRAL, interval=1, ramp_fraction=0.5)
+    model, _, logged = pruned(gradual, windows)
+    off = [metrics["off_support_energy"] for _, metrics in logged]
+    _, _, at_once = pruned(dataclasses.replace(NEUTRAL, interval=1), windows)
+    assert off[0] < at_once[0][1]["off_support_energy"] / 2
+    assert off[0] < off[1]
+    for weight in prunable_weights(model).values():
+        assert int((weight.value_OI == 0).sum()) == PATTERN.zeros(weight.value_OI.numel())
+
+
+def test_a_ramp_needs_room_and_starts_dense():
+    with pytest.raises(UserError, match=r"^ramp_fraction=0.8: a share of the steps, at most the 0.5 before the polish"):
+        dataclasses.replace(NEUTRAL, ramp_fraction=0.8, polish_fraction=0.5)
+    with pytest.raises(UserError, match=r"^ramp_fraction=0.4: 0 with init, which gives the whole support"):
+        dataclasses.replace(NEUTRAL, ramp_fraction=0.4, init=Wanda(calibration_windows=8))

@@ -61,25 +61,39 @@ def test_a_record_that_is_no_record_is_named(elsa):
     assert "result.json: no valid JSON" in err
 
 
-def test_two_processes_do_not_share_a_run(elsa):
-    from filelock import FileLock
+HOLDER = """
+import filelock, pathlib, sys, time
+with filelock.FileLock(sys.argv[1]):
+    print(flush=True)
+    while not pathlib.Path("waiting").exists():
+        time.sleep(0.01)
+"""
 
+
+def test_a_run_waits_for_another_process_that_does_it(elsa, monkeypatch):
     elsa("method=magnitude")
     folder, _ = of("magnitude")
-    with FileLock(folder / ".lock"):
-        code, _, err = elsa("method=magnitude")
-    assert (code, "another process is running this very run" in err) == (2, True)
+
+    def heard(text, **_):
+        if "another process is running this very run; waiting for it" in text:
+            Path("waiting").touch()
+
+    monkeypatch.setattr("elsa.run.job.print", heard, raising=False)
+    with subprocess.Popen([sys.executable, "-c", HOLDER, folder / ".lock"], stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        assert elsa("method=magnitude")[0] == 0
+    assert Path("waiting").exists()
 
 
 def test_a_multirun_ends_with_table_and_picture(elsa):
     code, out, err = elsa("-m", "method=wanda,sparsegpt", "++method.calibration_windows=4", "sparsity.ratio=0.5,0.8")
     assert code == 0, err
     assert len(records()) == 5
-    table = next(Path().glob("outputs/comparisons/*/table.md")).read_text()
+    table = next(Path().glob("outputs/sweeps/*/table.md")).read_text()
     assert [line.split("|")[1].strip() for line in table.splitlines()[2:]] == [
         "dense", "wanda", "wanda", "sparsegpt", "sparsegpt",
     ]  # fmt: skip
-    picture = next(Path().glob("outputs/comparisons/*/perplexity.png"))
+    picture = next(Path().glob("outputs/sweeps/*/perplexity.png"))
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert str(picture) in out
 
@@ -114,7 +128,10 @@ def logged(run, kind):
 def test_a_failing_job_is_reported_and_does_not_stop_the_others(elsa):
     code, _, err = elsa("-m", "method=magnitude", "sparsity.ratio=1.5,0.5")
     assert code == 2
-    assert err.count("sparsity.ratio=1.5") == 1
+    assert err.count("sparsity.ratio=1.5: the fraction of zeros lies in [0, 1)") == 1
+    assert "1 of 2 runs failed" in err
+    code, out, _ = elsa("status", model=False)
+    assert (code, "1 done, 1 failed" in out) == (0, True)
     assert {record["method"] for record in records().values()} == {"dense", "magnitude"}
 
 
@@ -266,7 +283,15 @@ def test_every_knob_changes_the_result(elsa):
         "l_admm": small,
         "safe": [*small, "method.epochs=2", "method.interval=1", "method.penalty=1.0"],
         "sparsellm": [*small, "method.block_size=16", "method.iterations=1"],
-        "elsa_plus": [*TRAINING[:-1], "method.interval=1", "method.init=wanda", "training.learning_rate=1e-2"],
+        "elsa_plus": [
+            *TRAINING[:-1],
+            "method.interval=1",
+            "training.learning_rate=1e-2",
+            "method.init=wanda",
+            "method.retention=1",
+            "method.polish_fraction=0",
+            "method.ramp_fraction=0",
+        ],
         "finetuned": [change for change in TRAINING if not change.startswith("method")] + ["method.start=magnitude"],
     }
     changes = {
@@ -303,6 +328,7 @@ def test_every_knob_changes_the_result(elsa):
         "elsa_plus": [
             "method.init=null", "method.init=sparsegpt", "method.init_weights=true",
             "method.retention=0.5", "method.polish_fraction=0.5", "training.distillation=0.5", "method.interval=2",
+            "method.init=null method.ramp_fraction=0.5",
             "penalty=auto", "penalty=auto penalty.start=0.1", "penalty=auto penalty.final_energy=0.1",
             "penalty=auto penalty.largest_change=1e9", "penalty=auto penalty.largest_change=1e9 penalty.gone_at=0.3",
             "penalty=auto penalty.largest_change=1e9 penalty.gain=2.0", "method.projection=euclidean",

@@ -69,3 +69,11 @@ def test_project_is_the_argmin_over_all_supports(weighted):
     best = min(supports, key=loss)
     expected = torch.tensor([target.flatten()[i] if i in best else 0.0 for i in range(8)]).view(2, 4)
     assert torch.equal(project(target, unstructured(0.5), importance), expected)
+
+
+def test_a_ramp_rises_fast_at_first_and_ends_at_the_pattern():
+    pattern = Pattern(pattern="unstructured", ratio=0.8)
+    levels = [pattern.ramped(progress).sparsity for progress in (0, 0.5, 1, 2)]
+    assert levels == pytest.approx([0, 0.8 * 7 / 8, 0.8, 0.8])
+    two_of_four = Pattern(pattern="2:4", ratio=None)
+    assert two_of_four.ramped(0.1) is two_of_four

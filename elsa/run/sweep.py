@@ -1,0 +1,107 @@
+"""A multirun: the cells of the sweep, a process for each that is not done, then one table and picture of all."""
+
+import os
+import sys
+from collections.abc import Callable
+from copy import copy
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig, open_dict
+
+from elsa.config.compose import plain
+from elsa.config.schema import PruneConfig, build
+from elsa.errors import UserError, require
+from elsa.files import write_atomically
+from elsa.report.figure import perplexity_figure
+from elsa.report.record import read_record
+from elsa.report.table import markdown_table, print_tables
+from elsa.run.job import dense_of, run_folder
+from elsa.run.plan import smaller_settings
+from elsa.sweep.manifest import Cell, Manifest
+from elsa.sweep.queue import Queue
+from elsa.sweep.slots import Slots, Workers, cpu_slots, gpu_slots
+
+Compose = Callable[[list[str]], DictConfig]
+
+
+def local_slots(gpus: list[int] | None, gpus_per_job: int, cpus: int, threads: int | None) -> Workers:
+    """Slots on this machine; `gpus` None: all that are visible, empty: none."""
+    require(gpus_per_job >= 1, "hydra.launcher.gpus_per_job", gpus_per_job, "at least 1")
+    require(cpus >= 1, "hydra.launcher.cpu_slots", cpus, "at least 1")
+    require(threads is None or threads >= 1, "hydra.launcher.cpu_threads", threads, "at least 1, or null")
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if gpus is not None:
+        ids = [str(each) for each in gpus]
+    elif torch.cuda.device_count() and visible:
+        ids = visible.split(",")
+    else:
+        ids = [str(number) for number in range(torch.cuda.device_count())]
+    if not ids:
+        return Slots(cpu_slots(cpus, threads))
+    enough = len(ids) >= gpus_per_job
+    require(enough, "hydra.launcher.gpus_per_job", gpus_per_job, f"at most {len(ids)}, the GPUs there are")
+    return Slots(gpu_slots(ids, gpus_per_job))
+
+
+def sweep(job_overrides: list[list[str]], compose: Compose, folder: Path, workers: Workers, *, retry: bool) -> None:
+    """Run every cell once; raise `UserError` at the end if some failed. The same sweep again does what is missing."""
+
+    def built(overrides: list[str]) -> tuple[PruneConfig, dict]:
+        config = _without_hydra(compose(overrides))
+        return build(PruneConfig, config), config
+
+    def smaller(cell: Cell) -> list[str] | None:
+        return smaller_settings(built(cell.overrides)[0]) if retry else None
+
+    def command_of(overrides: list[str]) -> list[str]:
+        return [sys.executable, "-m", "elsa.run.cli", "prune", *overrides, "hydra.mode=RUN"]
+
+    cells = _cells(job_overrides, built)
+    with Manifest(folder, cells) as manifest:
+        queue = Queue(
+            manifest, workers, command_of=command_of, environment={"WANDB_RUN_GROUP": folder.name},
+            smaller=smaller, folder_of=lambda overrides: str(run_folder(*built(overrides))),
+        )  # fmt: skip
+        os.environ.pop("WANDB_SERVICE", None)  # each process has its own
+        queue.run()
+    done = [cell for cell in cells if cell.state == "done"]
+    dense = [run_folder(*dense_of(*built(cell.overrides))) for cell in done]
+    _compare(folder, list(dict.fromkeys([*dense, *(Path(cell.folder) for cell in done)])))
+    failed = [cell for cell in cells if cell.state == "failed"]
+    if failed:
+        raise UserError(f"{len(failed)} of {len(cells)} runs failed: {', '.join(map(str, failed))}")
+
+
+def _cells(job_overrides: list[list[str]], built: Callable[[list[str]], tuple[PruneConfig, dict]]) -> list[Cell]:
+    """A cell for each run; one that asks for the run of an earlier cell is left out, one that cannot run has failed."""
+    cells: dict[str, Cell] = {}
+    common = set.intersection(*map(set, job_overrides)) if len(job_overrides) > 1 else set()
+    for overrides in job_overrides:
+        label = " ".join(each for each in overrides if each not in common)
+        try:
+            folder, state, reason = str(run_folder(*built(overrides))), "waiting", None
+        except UserError as error:
+            folder, state, reason = f"none for {label}", "failed", str(error)
+            print(f"elsa: failed  {label}: {reason}", file=sys.stderr, flush=True)
+        cells.setdefault(folder, Cell(len(cells), label, overrides, folder, state=state, reason=reason))
+    return list(cells.values())
+
+
+def _without_hydra(composed: DictConfig) -> dict:
+    config = copy(composed)
+    with open_dict(config):
+        del config["hydra"]
+    return plain(config)
+
+
+def _compare(folder: Path, runs: list[Path]) -> None:
+    records = [read_record(run) for run in runs]
+    if not records:
+        return
+    write_atomically(folder / "table.md", lambda temporary: temporary.write_text(markdown_table(records)))
+    print_tables(records)
+    print(f"table   {folder / 'table.md'}", flush=True)
+    if any(record["perplexity"] for record in records):
+        perplexity_figure(records, folder / "perplexity.png")
+        print(f"picture {folder / 'perplexity.png'}", flush=True)

@@ -1,0 +1,99 @@
+"""Processes on this machine: a slot is one GPU, a group of GPUs, or a share of the CPU's threads; one process on each.
+
+Written here because joblib and submitit spread local jobs over no GPUs, and Hydra leaves that to others.
+"""
+
+import os
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+
+class Job(Protocol):
+    """A process at work."""
+
+    where: str
+    seconds: float
+
+    def poll(self) -> int | None:
+        """Its exit code, negative for a signal; None while it goes on."""
+
+    def stop(self) -> None:
+        """Ask it to save and stop."""
+
+
+class Workers(Protocol):
+    """Where processes run."""
+
+    def free(self) -> bool:
+        """Whether another one can start now."""
+
+    def start(self, command: list[str], environment: dict[str, str], log: Path) -> Job:
+        """Run the command with these variables beside those of this process; its output goes to `log`."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """`environment`: what makes a process see its devices and threads only, set before it imports anything."""
+
+    name: str
+    environment: dict[str, str]
+
+
+def gpu_slots(ids: list[str], per_job: int) -> list[Slot]:
+    """A slot for every `per_job` GPUs; what is left over stays idle."""
+    groups = [ids[start : start + per_job] for start in range(0, len(ids) - per_job + 1, per_job)]
+    return [Slot(f"gpu {','.join(group)}", {"CUDA_VISIBLE_DEVICES": ",".join(group)}) for group in groups]
+
+
+def cpu_slots(count: int, threads: int | None) -> list[Slot]:
+    """`count` slots that share the cores evenly, unless `threads` says how many each gets."""
+    each = str(threads or max(1, len(os.sched_getaffinity(0)) // count))
+    variables = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": each, "MKL_NUM_THREADS": each}
+    return [Slot(f"cpu {number}", variables) for number in range(count)]
+
+
+class Slots(Workers):
+    """A slot is taken until its process has ended, however it ended."""
+
+    def __init__(self, slots: list[Slot]):
+        self._slots = slots
+        self._jobs: dict[str, _Process] = {}
+
+    def free(self) -> bool:
+        return self._free() is not None
+
+    def _free(self) -> Slot | None:
+        taken = {name for name, job in self._jobs.items() if job.poll() is None}
+        return next((slot for slot in self._slots if slot.name not in taken), None)
+
+    def start(self, command: list[str], environment: dict[str, str], log: Path) -> Job:
+        slot = self._free()
+        job = _Process(slot.name, command, os.environ | environment | slot.environment, log)
+        self._jobs[slot.name] = job
+        return job
+
+
+class _Process(Job):
+    """In a session of its own, so that Ctrl-C reaches the sweep alone, which then stops its processes in good order."""
+
+    def __init__(self, where: str, command: list[str], environment: dict[str, str], log: Path):
+        self.where, self._began = where, time.monotonic()
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("a") as file:
+            self._process = subprocess.Popen(
+                command, env=environment, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )  # fmt: skip
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._began
+
+    def poll(self) -> int | None:
+        return self._process.poll()
+
+    def stop(self) -> None:
+        self._process.terminate()

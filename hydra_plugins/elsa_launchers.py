@@ -1,0 +1,65 @@
+"""Launchers of `elsa -m`, where Hydra looks for them. Hydra imports this file at every start, so it imports little."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+
+class _ProcessLauncher(Launcher):
+    """A process for each run, whichever `elsa.run.sweep` starts it with."""
+
+    def __init__(self, retry_out_of_memory: bool):
+        self._retry = retry_out_of_memory
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self._context, self._config = hydra_context, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from elsa.run.sweep import sweep
+
+        def compose(overrides: list[str]) -> DictConfig:
+            return self._context.config_loader.load_sweep_config(self._config, overrides)
+
+        folder = Path(self._config.hydra.sweep.dir)
+        sweep([list(each) for each in job_overrides], compose, folder, self._workers(folder), retry=self._retry)
+        return []
+
+    def _workers(self, folder: Path) -> object:
+        raise NotImplementedError
+
+
+class SlotLauncher(_ProcessLauncher):
+    """On the GPUs, or on shares of the CPU, of this machine."""
+
+    def __init__(
+        self,
+        gpus: list[int] | None,
+        gpus_per_job: int,
+        cpu_slots: int,
+        cpu_threads: int | None,
+        retry_out_of_memory: bool,
+    ):
+        super().__init__(retry_out_of_memory)
+        self._gpus, self._per_job, self._cpu_slots, self._threads = gpus, gpus_per_job, cpu_slots, cpu_threads
+
+    def _workers(self, folder: Path) -> object:
+        from elsa.run.sweep import local_slots
+
+        return local_slots(self._gpus, self._per_job, self._cpu_slots, self._threads)
+
+
+class SlurmLauncher(_ProcessLauncher):
+    """As jobs of a Slurm cluster."""
+
+    def __init__(self, retry_out_of_memory: bool, parameters: DictConfig, **keys: object):
+        super().__init__(retry_out_of_memory)
+        self._keys = keys | {"parameters": dict(parameters)}
+
+    def _workers(self, folder: Path) -> object:
+        from elsa.sweep.slurm import Slurm, SlurmJobs
+
+        return SlurmJobs(Slurm(folder=folder / "slurm", **self._keys))

@@ -1,0 +1,159 @@
+"""Processes on slots, with small programs in the place of runs."""
+
+import itertools
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from elsa.errors import OUT_OF_MEMORY, Stopped, UserError
+from elsa.sweep.manifest import Cell, Manifest, is_running, read_manifest
+from elsa.sweep.queue import Queue
+from elsa.sweep.slots import Slots, cpu_slots, gpu_slots
+from elsa.sweep.slurm import Slurm, SlurmJobs
+
+RUN = """
+import json, os, pathlib, signal, sys, time
+folder, *words = sys.argv[1:]
+began = time.time()
+print("began", words)
+if "dies" in words:
+    os.kill(os.getpid(), signal.SIGKILL)
+if "full" in words and "smaller" not in words:
+    print("no memory")
+    sys.exit(3)
+time.sleep(float(os.environ.get("LASTS", 0.05)))
+seen = {name: os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")}
+pathlib.Path(folder).mkdir(parents=True)
+(pathlib.Path(folder) / "result.json").write_text(json.dumps(seen | {"began": began, "ended": time.time()}))
+"""
+
+
+def cells(folder, *words):
+    return [Cell(i, word, [word], str(folder / f"{i}-{word}")) for i, word in enumerate(words)]
+
+
+def run(folder, cells, workers, *, smaller=lambda cell: None, lasts=0.05):
+    def command_of(overrides):
+        where = next(cell.folder for cell in cells if cell.overrides[0] == overrides[0])
+        return [sys.executable, "-c", RUN, where, *overrides]
+
+    with Manifest(folder, cells) as manifest:
+        queue = Queue(
+            manifest, workers, command_of=command_of, environment={"LASTS": str(lasts)}, smaller=smaller,
+            folder_of=lambda overrides: str(folder / "-".join(overrides)),
+        )  # fmt: skip
+        queue.run()
+    return read_manifest(folder)
+
+
+def results(cells):
+    return [json.loads((Path(cell.folder) / "result.json").read_text()) for cell in cells if cell.state == "done"]
+
+
+def test_never_two_runs_on_one_gpu_and_a_crash_frees_it(tmp_path, capsys):
+    words = ["job" if i % 4 else "dies" for i in range(12)]
+    todo = [Cell(i, f"{i}", [word, str(i)], str(tmp_path / str(i))) for i, word in enumerate(words)]
+
+    def command_of(overrides):
+        return [sys.executable, "-c", RUN, str(tmp_path / overrides[1]), *overrides]
+
+    with Manifest(tmp_path, todo) as manifest:
+        Queue(
+            manifest, Slots(gpu_slots(["0", "1", "2", "3"], 1)), command_of=command_of, environment={"LASTS": "0.3"},
+            smaller=lambda cell: None, folder_of=lambda overrides: "",
+        ).run()  # fmt: skip
+    ended = read_manifest(tmp_path)
+    assert [cell.state for cell in ended] == ["done" if word != "dies" else "failed" for word in words]
+    assert {cell.attempts for cell in ended} == {1}
+    found = results(ended)
+    assert {each["CUDA_VISIBLE_DEVICES"] for each in found} == {"0", "1", "2", "3"}
+    for one, other in itertools.combinations(found, 2):
+        if one["CUDA_VISIBLE_DEVICES"] == other["CUDA_VISIBLE_DEVICES"]:
+            assert one["ended"] <= other["began"] or other["ended"] <= one["began"]
+    err = capsys.readouterr().err
+    assert err.count("killed by SIGKILL on gpu") == 3
+    assert "began ['dies', '0']" in err
+    assert ended[0].reason.startswith("killed by SIGKILL: began")
+
+
+def test_a_slot_is_a_group_of_gpus_or_a_share_of_the_threads():
+    assert [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in gpu_slots(list("01234"), 2)] == ["0,1", "2,3"]
+    cores = len(os.sched_getaffinity(0))
+    assert [slot.environment["OMP_NUM_THREADS"] for slot in cpu_slots(cores, None)] == ["1"] * cores
+    assert cpu_slots(1, 3)[0].environment == {
+        "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "3", "MKL_NUM_THREADS": "3",
+    }  # fmt: skip
+
+
+def test_out_of_memory_is_tried_once_more_with_less(tmp_path):
+    assert OUT_OF_MEMORY == 3
+    todo = cells(tmp_path, "full", "easy")
+    ended = run(tmp_path, todo, Slots(cpu_slots(1, 1)), smaller=lambda cell: ["smaller"])
+    assert [(cell.state, cell.attempts, cell.changed) for cell in ended] == [
+        ("done", 2, ["smaller"]), ("done", 1, []),
+    ]  # fmt: skip
+    assert Path(ended[0].folder).name == "full-smaller"
+    again = Manifest(tmp_path, cells(tmp_path, "full", "easy")).cells
+    assert [(cell.state, cell.folder) for cell in again] == [("done", ended[0].folder), ("done", ended[1].folder)]
+
+
+@pytest.mark.parametrize("smaller", [lambda cell: None, lambda cell: ["of no use"]])
+def test_out_of_memory_without_a_way_out_fails(tmp_path, smaller):
+    (cell,) = run(tmp_path, cells(tmp_path, "full"), Slots(cpu_slots(1, 1)), smaller=smaller)
+    assert (cell.state, cell.reason) == ("failed", "exit code 3: no memory")
+
+
+def test_a_sweep_that_is_stopped_goes_on_and_does_nothing_twice(tmp_path):
+    def killer():
+        while not any(path.name == "result.json" for path in tmp_path.rglob("*")):
+            time.sleep(0.01)
+        assert is_running(tmp_path)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=killer)
+    thread.start()
+    words = ["a", "b", "c", "d"]
+    with pytest.raises(Stopped, match="stopped by SIGTERM; the same command goes on"):
+        run(tmp_path, cells(tmp_path, *words), Slots(cpu_slots(1, 1)), lasts=0.5)
+    thread.join()
+    assert not is_running(tmp_path)
+    before = read_manifest(tmp_path)
+    assert {cell.state for cell in before} == {"done", "waiting"}
+    after = run(tmp_path, cells(tmp_path, *words), Slots(cpu_slots(1, 1)))
+    assert {cell.state for cell in after} == {"done"}
+    for old, new in zip(before, after, strict=True):
+        assert new.attempts - old.attempts == (old.state != "done")
+
+
+def test_a_failed_run_is_tried_again_by_the_next_sweep(tmp_path):
+    run(tmp_path, cells(tmp_path, "dies"), Slots(cpu_slots(1, 1)))
+    (cell,) = Manifest(tmp_path, cells(tmp_path, "dies")).cells
+    assert (cell.state, cell.attempts) == ("waiting", 1)
+
+
+def test_one_process_at_a_time_runs_a_sweep(tmp_path):
+    with Manifest(tmp_path, []), pytest.raises(UserError, match="another process is running this very sweep"):
+        Manifest(tmp_path, []).__enter__()
+
+
+def test_a_broken_manifest_is_named(tmp_path):
+    (tmp_path / "manifest.json").write_text('{"cells": [{"number": 1}]}')
+    with pytest.raises(UserError, match="no manifest of a sweep"):
+        read_manifest(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::ResourceWarning")
+def test_slurm_jobs_go_through_the_same_manifest(tmp_path):
+    slurm = Slurm(
+        cluster="local", folder=tmp_path / "slurm", jobs_at_once=2, minutes=5, gpus=0, cpus=1, memory_gib=1,
+        parameters={},
+    )  # fmt: skip
+    ended = run(tmp_path, cells(tmp_path, "a", "b", "dies"), SlurmJobs(slurm))
+    assert [cell.state for cell in ended] == ["done", "done", "failed"]
+    assert ended[2].reason == "killed by SIGKILL: began ['dies']"
