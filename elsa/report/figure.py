@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from elsa.files import write_atomically
+from elsa.report.grid import Grid
 
 _DENSE_LINE = {"color": "black", "linestyle": "--", "linewidth": 1}
 
@@ -63,6 +64,49 @@ def _curves(axis: Axes, records: list[dict], name: str) -> None:
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     axis.yaxis.set_minor_formatter(NullFormatter())
     axis.legend()
+
+
+def grid_figure(grid: Grid, path: Path) -> None:
+    """A PNG of a grid: perplexity on a log axis over the patterns, a line a method, bars for the spread over seeds."""
+    figure, axis = plt.subplots(figsize=(8, 5), layout="constrained")
+    for row in grid.rows:
+        there = [pattern for pattern in grid.patterns if (row, pattern) in grid.cells]
+        cells = [grid.cells[row, pattern] for pattern in there]
+        style = "--" if not cells[0].runs else "-"
+        places = [grid.patterns.index(pattern) for pattern in there]
+        spreads = [cell.spread or 0 for cell in cells]
+        axis.errorbar(places, [cell.mean for cell in cells], spreads, marker="o", linestyle=style, capsize=3, label=row)
+    axis.set_xticks(range(len(grid.patterns)), grid.patterns)
+    axis.set_xlabel("sparsity or pattern")
+    _log_perplexity(axis)
+    axis.set_title(grid.title, fontsize=9)
+    axis.legend(fontsize=8)
+    _save(figure, path, dpi=150)
+
+
+def cost_figure(records: list[dict], name: str, path: Path) -> None:
+    """A PNG of perplexity on the set `name` against the seconds of pruning, both on log axes, a colour a method."""
+    figure, axis = plt.subplots(figsize=(8, 5), layout="constrained")
+    for method in dict.fromkeys(record["method"] for record in records):
+        own = [record for record in records if record["method"] == method]
+        seconds = [max(record["seconds"]["prune"], 0.1) for record in own]
+        axis.scatter(seconds, [record["perplexity"][name]["perplexity"] for record in own], label=method)
+        for record, second in zip(own, seconds, strict=True):
+            place = (second, record["perplexity"][name]["perplexity"])
+            axis.annotate(record["pattern"], place, textcoords="offset points", xytext=(4, 2), fontsize=6)
+    axis.set_xscale("log")
+    axis.set_xlabel("seconds of pruning, training included")
+    _log_perplexity(axis)
+    axis.set_title(f"what quality costs, {name}", fontsize=9)
+    axis.legend(fontsize=8)
+    _save(figure, path, dpi=150)
+
+
+def _log_perplexity(axis: Axes) -> None:
+    axis.set_yscale("log")
+    axis.set_ylabel("perplexity (log scale)")
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    axis.yaxis.set_minor_formatter(NullFormatter())
 
 
 def sparsity_figure(record: dict, path: Path) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from statistics import fmean, stdev
 
 from elsa.files import flattened
+from elsa.report.published import published
 
 _PROTOCOL = ("windows", "length", "split", "formula", "autocast", "data_sha256")
 
@@ -39,16 +40,24 @@ class Cell:
 
 @dataclass
 class Grid:
-    """`cells[row, pattern]`; rows from high perplexity to low, patterns from few zeros to many, then N:M."""
+    """`cells[row, pattern]`; rows from high perplexity to low, patterns from few zeros to many, then N:M.
+
+    The paper's rows are named "… (published)", have no run and are never the best; `notes` say where they were read.
+    """
 
     title: str
     rows: list[str]
     patterns: list[str]
     cells: dict[tuple[str, str], Cell]
+    notes: list[str] = field(default_factory=list)
+
+    def text(self, row: str, pattern: str) -> str:
+        """The cell as a table shows it; `--` where there is no run."""
+        return str(self.cells[row, pattern]) if (row, pattern) in self.cells else "--"
 
     def best(self, pattern: str) -> str | None:
         """The row with the lowest mean of the pruned ones, None if the column holds a single number."""
-        found = [row for row in self.rows if (row, pattern) in self.cells]
+        found = [row for row in self.rows if (row, pattern) in self.cells and self.cells[row, pattern].runs]
         return min(found, key=lambda row: self.cells[row, pattern].mean) if len(found) > 1 else None
 
 
@@ -74,6 +83,10 @@ def _grid(model: str, name: str, protocol: tuple, records: list[dict]) -> Grid:
         cell = cells.setdefault((labels[record["name"]], record["pattern"]), Cell())
         cell.values.append(record["perplexity"][name]["perplexity"])
         cell.runs.append(record["name"])
+    theirs = published(model, name)
+    for number in theirs:
+        cells[f"{number.method} (published)", number.pattern] = Cell([number.perplexity])
+    notes = [f"{n.method} at {n.pattern}, {n.perplexity:g}: the paper, by {n.provenance}" for n in theirs]
     patterns = sorted(
         {pattern for _, pattern in cells}, key=lambda p: (":" in p, float(p.strip("%").replace(":", ".")))
     )
@@ -81,7 +94,7 @@ def _grid(model: str, name: str, protocol: tuple, records: list[dict]) -> Grid:
     def height(row: str) -> float:
         return fmean(math.log(cell.mean) for (its_row, _), cell in cells.items() if its_row == row)
 
-    return Grid(title, sorted({row for row, _ in cells}, key=height, reverse=True), patterns, cells)
+    return Grid(title, sorted({row for row, _ in cells}, key=height, reverse=True), patterns, cells, notes)
 
 
 def _labels(records: list[dict]) -> dict[str, str]:
@@ -110,12 +123,28 @@ def markdown_grid(grid: Grid) -> str:
     lines = [grid.title, "", "| method | " + " | ".join(grid.patterns) + " |"]
     lines.append("| --- |" + " ---: |" * len(grid.patterns))
     for row in grid.rows:
-        texts = []
-        for pattern in grid.patterns:
-            text = str(grid.cells[row, pattern]) if (row, pattern) in grid.cells else "--"
-            texts.append(f"**{text}**" if grid.best(pattern) == row else text)
+        shown = [(grid.text(row, pattern), grid.best(pattern) == row) for pattern in grid.patterns]
+        texts = [f"**{text}**" if best else text for text, best in shown]
         lines.append(f"| {row} | " + " | ".join(texts) + " |")
+    lines += ["", *(f"* {note}" for note in grid.notes)] if grid.notes else []
     return "\n".join(lines) + "\n"
+
+
+def latex_grid(grid: Grid) -> str:
+    """The same as a LaTeX table in the manner of booktabs, its title as a comment."""
+    lines = [f"% {grid.title}", r"\begin{tabular}{l" + "r" * len(grid.patterns) + "}", r"\toprule"]
+    lines += [" & ".join(["method", *map(_escaped, grid.patterns)]) + r" \\", r"\midrule"]
+    for row in grid.rows:
+        shown = [(_escaped(grid.text(row, pattern)), grid.best(pattern) == row) for pattern in grid.patterns]
+        texts = [rf"\textbf{{{text}}}" if best else text for text, best in shown]
+        lines.append(" & ".join([_escaped(row), *texts]) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+
+
+def _escaped(text: str) -> str:
+    for character in "%_&#":
+        text = text.replace(character, rf"\{character}")
+    return text.replace("±", r"$\pm$")
 
 
 def csv_cells(all_grids: list[Grid]) -> str:

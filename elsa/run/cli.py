@@ -21,7 +21,7 @@ COMMANDS = {
     "evaluate": "score a saved model",
     "dashboard": "the Weights & Biases dashboard of a project, as code",
     "status": "the runs of the last sweep, and how far they are",
-    "report": "tables of finished runs, averaged over seeds",
+    "report": "tables, pictures and a page of finished runs or a sweep, averaged over seeds",
 }
 
 

@@ -1,4 +1,4 @@
-"""`elsa report`: finished runs → a table of perplexity by method and pattern, with the spread over seeds."""
+"""`elsa report`: finished runs → tables by method and pattern with the spread over seeds, pictures, one HTML page."""
 
 import json
 import sys
@@ -12,32 +12,59 @@ from elsa.config.compose import plain
 from elsa.config.schema import ReportConfig, build
 from elsa.errors import UserError
 from elsa.files import content_hash, write_atomically
-from elsa.report.grid import csv_cells, grids, markdown_grid
+from elsa.report.figure import cost_figure, grid_figure
+from elsa.report.grid import csv_cells, grids, latex_grid, markdown_grid
+from elsa.report.page import page
 from elsa.report.record import read_record, read_records
+from elsa.sweep.manifest import read_manifest
 
 
 def report(composed: DictConfig) -> None:
     """Find the records, name and skip what is none, print the tables and write them."""
     run = build(ReportConfig, plain(composed))
     run.check()
-    records = [record for folder in run.records for record in _found(Path(folder))]
+    sweeps = [cells for path in run.records if (cells := read_manifest(Path(path))) is not None]
+    failed = [f"{cell}: {cell.reason or cell.state}" for cells in sweeps for cell in cells if not cell.finished]
+    for line in failed:
+        print(f"elsa: no record of {line}", file=sys.stderr)
+    records = [record for path in run.records for record in _found(Path(path))]
     if not records:
         raise UserError(f"records={run.records}: no finished run below, that is no result.json")
+    _write(Path(run.paths.outputs) / "reports" / content_hash(sorted(r["name"] for r in records)), records, failed)
+
+
+def _write(folder: Path, records: list[dict], failed: list[str]) -> None:
     found = grids(records)
-    folder = Path(run.paths.outputs) / "reports" / content_hash(sorted(record["name"] for record in records))
     tables = "\n".join(markdown_grid(grid) for grid in found)
-    write_atomically(folder / "tables.md", lambda temporary: temporary.write_text(tables))
-    write_atomically(folder / "cells.csv", lambda temporary: temporary.write_text(csv_cells(found)))
-    lines = "".join(json.dumps(record) + "\n" for record in records)
-    write_atomically(folder / "records.jsonl", lambda temporary: temporary.write_text(lines))
+    pictures = [folder / f"perplexity_{number}.png" for number in range(len(found))]
+    for grid, path in zip(found, pictures, strict=True):
+        grid_figure(grid, path)
+    for name in dict.fromkeys(name for record in records for name in record["perplexity"]):
+        pictures.append(folder / f"cost_{name}.png")
+        cost_figure([record for record in records if name in record["perplexity"]], name, pictures[-1])
+    texts = {
+        "tables.md": tables, "tables.tex": "\n".join(latex_grid(grid) for grid in found), "cells.csv": csv_cells(found),
+        "records.jsonl": "".join(json.dumps(record) + "\n" for record in records),
+        "index.html": page(found, pictures, records, failed),
+    }  # fmt: skip
+    for name, text in texts.items():
+        write_atomically(folder / name, lambda temporary, text=text: temporary.write_text(text))
     Console(width=None if sys.stdout.isatty() else 160).print(Markdown(tables))
-    print(f"{folder}: tables.md, cells.csv (with the runs behind each), records.jsonl", flush=True)
+    print(f"{folder}: {', '.join(texts)} (cells.csv names the runs behind each number), pictures", flush=True)
+
+
+def _sources(path: Path) -> list[Path]:
+    """The records of a folder, of a sweep's folder those of its cells."""
+    cells = read_manifest(path)
+    if cells is None:
+        return sorted(path.rglob("result.json"))
+    return [Path(cell.folder) / "result.json" for cell in cells if cell.finished]
 
 
 def _found(path: Path) -> list[dict]:
     """The records below a folder, or those of a `records.jsonl` that an earlier report wrote."""
     records = []
-    sources = [path] if path.is_file() else sorted(path.rglob("result.json"))
+    sources = [path] if path.is_file() else _sources(path)
     for source in sources:
         try:
             records += read_records(source) if path.is_file() else [read_record(source.parent)]

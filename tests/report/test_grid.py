@@ -1,15 +1,15 @@
 import pytest
 
-from elsa.report.grid import grids, markdown_grid
+from elsa.report.grid import grids, latex_grid, markdown_grid
 
 
-def record(method, pattern, value, seed=0, settings=None, windows=8, model="tiny"):
+def record(method, pattern, value, seed=0, settings=None, windows=8, model="tiny", name="a"):
     score = {"perplexity": value, "windows": windows, "length": 16, "split": "test", "formula": "standard"}
     score |= {"autocast": "none", "data_sha256": "d"}
     return {
         "name": f"{method}-{pattern}-{seed}-{settings}", "model": model, "method": method, "pattern": pattern,
         "seed": seed, "settings": {"method": {"rate": 1} | (settings or {})}, "config": {"model": {"name": model}},
-        "perplexity": {"a": score},
+        "perplexity": {name: score},
     }  # fmt: skip
 
 
@@ -40,3 +40,22 @@ def test_settings_are_averaged_only_with_their_like():
     assert set(grid.rows) == {"elsa (rate=1)", "elsa (rate=2)"}
     (grid,) = grids([record("elsa", "50%", 1.0, settings=slow), record("elsa", "90%", 3.0, settings=fast)])
     assert grid.rows == ["elsa"]
+
+
+def test_the_papers_numbers_stand_beside_ours_with_their_provenance_and_are_never_the_best():
+    ours = [
+        record(method, "90%", value, model="llama_2_7b", name="c4") for method, value in (("elsa", 30), ("wanda", 90))
+    ]
+    (grid,) = grids(ours)
+    lines = markdown_grid(grid).splitlines()
+    assert "| elsa (published) | 23.14 | 28.39 | 40.10 |" in lines
+    assert "| elsa | **30.00** | -- | -- |" in lines
+    assert "* elsa at 90%, 23.14: the paper, by second-hand note" in lines
+
+
+def test_latex_escapes_and_marks_the_best():
+    (grid,) = grids([record("l_admm", "50%", 10.0), record("alps", "50%", 9.0), record("alps", "50%", 10.0, seed=1)])
+    lines = latex_grid(grid).splitlines()
+    assert r"method & 50\% \\" in lines
+    assert r"l\_admm & 10.00 \\" in lines
+    assert r"alps & \textbf{9.50 $\pm$ 0.71} \\" in lines

@@ -133,6 +133,9 @@ def test_a_failing_job_is_reported_and_does_not_stop_the_others(elsa):
     code, out, _ = elsa("status", model=False)
     assert (code, "1 done, 1 failed" in out) == (0, True)
     assert {record["method"] for record in records().values()} == {"dense", "magnitude"}
+    sweep = next(Path().glob("outputs/sweeps/*"))
+    code, _, err = elsa("report", f"records=[{sweep}]", model=False)
+    assert (code, "no record of sparsity.ratio=1.5: sparsity.ratio=1.5: the fraction" in err) == (0, True)
 
 
 def test_evaluate_scores_a_run_folder_as_the_run_did(elsa, corpus):
@@ -164,6 +167,11 @@ def test_report_averages_seeds_and_skips_what_is_no_record(elsa, tmp_path):
     lines = next(Path().glob("outputs/reports/*/cells.csv")).read_text().splitlines()
     assert len(lines) == 1 + 2 * 2
     assert all((Path("outputs/runs") / run).is_dir() for run in lines[1].split(",")[-1].split())
+    page = next(Path().glob("outputs/reports/*/index.html")).read_text()
+    assert all(run in page for run in lines[1].split(",")[-1].split())
+    assert page.count("data:image/png;base64,") == 2
+    assert 'src="http' not in page
+    assert r"\toprule" in next(Path().glob("outputs/reports/*/tables.tex")).read_text()
     bundle = next(Path().glob("outputs/reports/*/records.jsonl"))
     _, again, _ = elsa("report", f"records=[{bundle}]", "paths.outputs=elsewhere", model=False)
     assert again.replace("elsewhere", "outputs") == out

@@ -1,0 +1,28 @@
+"""The paper's numbers (arXiv:2510.01650) as far as they are known, each with where it was read: `published.csv`.
+
+Of the paper's tables only the abstract was at hand; the other cells are from second-hand notes and say so. What is not
+known is not there.
+"""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Published:
+    """A perplexity of the paper. `set` and `model` as in `conf/`."""
+
+    model: str
+    set: str
+    pattern: str
+    method: str
+    perplexity: float
+    provenance: str
+
+
+def published(model: str, evaluation_set: str) -> list[Published]:
+    """What is known of a model on a set."""
+    with (Path(__file__).parent / "published.csv").open() as file:
+        rows = [Published(**row | {"perplexity": float(row["perplexity"])}) for row in csv.DictReader(file)]
+    return [row for row in rows if (row.model, row.set) == (model, evaluation_set)]

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Run sweep=paper_ppl_tiny, kill it in the middle, run it again and report on it: no run may be done twice.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+outputs=$(mktemp -d)
+trap 'rm -rf "$outputs"' EXIT
+timeout --signal=KILL "${1:-90}" .venv/bin/elsa sweep=paper_ppl_tiny paths.outputs="$outputs" || echo "killed"
+.venv/bin/elsa status paths.outputs="$outputs"
+.venv/bin/elsa sweep=paper_ppl_tiny paths.outputs="$outputs"
+.venv/bin/python - "$outputs"/sweeps/*/manifest.json <<'CHECK'
+import json, sys
+cells = json.load(open(sys.argv[1]))["cells"]
+assert all(cell["state"] == "done" for cell in cells)
+again = sum(cell["attempts"] - 1 for cell in cells)
+assert again <= 2, f"{again} runs were started twice, more than were at work when the sweep was killed"
+print(f"{len(cells)} runs done, {again} of them started twice")
+CHECK
+.venv/bin/elsa report records=["$(echo "$outputs"/sweeps/*)"] paths.outputs="$outputs"
