@@ -1,5 +1,6 @@
 """Launchers of `elsa -m`, where Hydra looks for them. Hydra imports this file at every start, so it imports little."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,8 +29,9 @@ class _ProcessLauncher(Launcher):
         sweep([list(each) for each in job_overrides], compose, folder, self._workers(folder), retry=self._retry)
         return []
 
+    @abstractmethod
     def _workers(self, folder: Path) -> object:
-        raise NotImplementedError
+        """Where the processes run (`elsa.sweep.slots.Workers`). `folder`: of the sweep."""
 
 
 class SlotLauncher(_ProcessLauncher):

@@ -14,7 +14,7 @@ from elsa.model.prunable import PrunableWeight
 
 @dataclass(frozen=True, kw_only=True)
 class ElsaPlus(Elsa):
-    """Elsa (arXiv:2510.01650) from another method's support, with a leaky dual and a polish phase.
+    """Elsa (arXiv:2510.01650) with gradual sparsity or another method's support, a leaky dual and a polish phase.
 
     `init`: the method whose support z starts with, null for magnitude's; with `init_weights` x starts from its weights
     instead of the dense ones. `retention`: u ← retention · (u + x − z) (1: ADMM, 0: no dual). `polish_fraction`: the

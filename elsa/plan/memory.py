@@ -136,9 +136,7 @@ def admm_bytes(precision: Precision) -> float:
     return state.nbytes / (64 * 4096)
 
 
-def advice(
-    given: Need | None, fits: Callable[[Need | None], bool], changed: dict[str, Callable[[], Need]]
-) -> list[tuple[str, Need | None]]:
+def advice(given: Need, fits: Callable[[Need], bool], changed: dict[str, Callable[[], Need]]) -> list[tuple[str, Need]]:
     """The config as given and, while nothing has fitted yet, each change in turn with its need."""
     tried = [("as given", given)]
     for change, its_need in changed.items():

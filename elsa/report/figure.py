@@ -7,6 +7,7 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
@@ -43,8 +44,7 @@ def _bars(axis: Axes, records: list[dict], name: str) -> None:
     axis.set_xscale("log")
     axis.set_xlim(min(values) * 0.7, max(values) * (max(values) / min(values)) ** 0.2 * 1.2)  # room for labels
     axis.set_xlabel(f"perplexity, {name} (log scale)")
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
-    axis.xaxis.set_minor_formatter(NullFormatter())
+    _plain_numbers(axis.xaxis)
 
 
 def _curves(axis: Axes, records: list[dict], name: str) -> None:
@@ -58,11 +58,8 @@ def _curves(axis: Axes, records: list[dict], name: str) -> None:
             axis.axhline(points[0][1], label=method, **_DENSE_LINE)
         else:
             axis.plot(*zip(*points, strict=True), marker="o", label=method)
-    axis.set_yscale("log")
     axis.set_xlabel("fraction of zeros")
-    axis.set_ylabel(f"perplexity, {name} (log scale)")
-    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
-    axis.yaxis.set_minor_formatter(NullFormatter())
+    _log_perplexity(axis, f"perplexity, {name}")
     axis.legend()
 
 
@@ -78,7 +75,7 @@ def grid_figure(grid: Grid, path: Path) -> None:
         axis.errorbar(places, [cell.mean for cell in cells], spreads, marker="o", linestyle=style, capsize=3, label=row)
     axis.set_xticks(range(len(grid.patterns)), grid.patterns)
     axis.set_xlabel("sparsity or pattern")
-    _log_perplexity(axis)
+    _log_perplexity(axis, "perplexity")
     axis.set_title(grid.title, fontsize=9)
     axis.legend(fontsize=8)
     _save(figure, path, dpi=150)
@@ -96,17 +93,21 @@ def cost_figure(records: list[dict], name: str, path: Path) -> None:
             axis.annotate(record["pattern"], place, textcoords="offset points", xytext=(4, 2), fontsize=6)
     axis.set_xscale("log")
     axis.set_xlabel("seconds of pruning, training included")
-    _log_perplexity(axis)
+    _log_perplexity(axis, "perplexity")
     axis.set_title(f"what quality costs, {name}", fontsize=9)
     axis.legend(fontsize=8)
     _save(figure, path, dpi=150)
 
 
-def _log_perplexity(axis: Axes) -> None:
+def _log_perplexity(axis: Axes, label: str) -> None:
     axis.set_yscale("log")
-    axis.set_ylabel("perplexity (log scale)")
-    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
-    axis.yaxis.set_minor_formatter(NullFormatter())
+    axis.set_ylabel(f"{label} (log scale)")
+    _plain_numbers(axis.yaxis)
+
+
+def _plain_numbers(axis: Axis) -> None:
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def sparsity_figure(record: dict, path: Path) -> None:

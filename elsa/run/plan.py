@@ -57,8 +57,8 @@ def smaller_settings(run: PruneConfig) -> list[str] | None:
     if "training" not in run.method.reads or isinstance(run.data, Tokens):
         return None
     shape_of, memory = _measuring(run), _memory(run)
-    changes = _changes(run, shape_of)
-    tried = advice(None, lambda each: each is not None and each.peak <= memory, changes)
+    given = _need(run, shape_of, {})
+    tried = advice(given, lambda each: each is not given and each.peak <= memory, _changes(run, shape_of))
     chosen = [name for name, _ in tried[1:]]
     return [override for name in chosen for override in name.split()] or None
 

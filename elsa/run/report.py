@@ -23,11 +23,14 @@ def report(composed: DictConfig) -> None:
     """Find the records, name and skip what is none, print the tables and write them."""
     run = build(ReportConfig, plain(composed))
     run.check()
-    sweeps = [cells for path in run.records if (cells := read_manifest(Path(path))) is not None]
-    failed = [f"{cell}: {cell.reason or cell.state}" for cells in sweeps for cell in cells if not cell.finished]
+    sources, failed = [], []
+    for path in map(Path, run.records):
+        cells = read_manifest(path)
+        sources += _sources(path) if cells is None else [cell.record for cell in cells if cell.finished]
+        failed += [f"{cell}: {cell.reason or cell.state}" for cell in cells or [] if not cell.finished]
     for line in failed:
         print(f"elsa: no record of {line}", file=sys.stderr)
-    records = [record for path in run.records for record in _found(Path(path))]
+    records = _read(sources)
     if not records:
         raise UserError(f"records={run.records}: no finished run below, that is no result.json")
     _write(Path(run.paths.outputs) / "reports" / content_hash(sorted(r["name"] for r in records)), records, failed)
@@ -54,20 +57,16 @@ def _write(folder: Path, records: list[dict], failed: list[str]) -> None:
 
 
 def _sources(path: Path) -> list[Path]:
-    """The records of a folder, of a sweep's folder those of its cells."""
-    cells = read_manifest(path)
-    if cells is None:
-        return sorted(path.rglob("result.json"))
-    return [Path(cell.folder) / "result.json" for cell in cells if cell.finished]
+    """The records below a folder, or the one `records.jsonl` that an earlier report wrote."""
+    return [path] if path.is_file() else sorted(path.rglob("result.json"))
 
 
-def _found(path: Path) -> list[dict]:
-    """The records below a folder, or those of a `records.jsonl` that an earlier report wrote."""
+def _read(sources: list[Path]) -> list[dict]:
+    """All records of the files; a file that is no record is named and skipped."""
     records = []
-    sources = [path] if path.is_file() else _sources(path)
     for source in sources:
         try:
-            records += read_records(source) if path.is_file() else [read_record(source.parent)]
+            records += read_records(source) if source.suffix == ".jsonl" else [read_record(source.parent)]
         except UserError as error:
             print(f"elsa: skipped {error}", file=sys.stderr)
     return records

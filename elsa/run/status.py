@@ -36,14 +36,9 @@ def status(composed: DictConfig) -> None:
 def _chosen(sweeps: Path, name: str | None) -> Path:
     folders = sorted(path.parent for path in sweeps.glob("*/manifest.json"))
     require(bool(folders), "paths.outputs", sweeps.parent, "no sweep was started there; elsa -m starts one")
-    if name is not None:
-        folders = [folder for folder in folders if folder.name.startswith(name)] or _unknown(name, folders)
-    return max(folders, key=lambda folder: (folder / "manifest.json").stat().st_mtime)
-
-
-def _unknown(name: str, folders: list[Path]) -> list[Path]:
-    require(False, "sweep", name, f"no such sweep; there are {', '.join(folder.name for folder in folders)}")
-    return []
+    named = [folder for folder in folders if folder.name.startswith(name or "")]
+    require(bool(named), "sweep", name, f"no such sweep; there are {', '.join(folder.name for folder in folders)}")
+    return max(named, key=lambda folder: (folder / "manifest.json").stat().st_mtime)
 
 
 def _table(folder: Path) -> Table:

@@ -57,7 +57,7 @@ def sweep(job_overrides: list[list[str]], compose: Compose, folder: Path, worker
     def command_of(overrides: list[str]) -> list[str]:
         return [sys.executable, "-m", "elsa.run.cli", "prune", *overrides, "hydra.mode=RUN"]
 
-    cells = _cells(job_overrides, built)
+    cells, dense = _cells(job_overrides, built)
     with Manifest(folder, cells) as manifest:
         queue = Queue(
             manifest, workers, command_of=command_of, environment={"WANDB_RUN_GROUP": folder.name},
@@ -66,26 +66,37 @@ def sweep(job_overrides: list[list[str]], compose: Compose, folder: Path, worker
         os.environ.pop("WANDB_SERVICE", None)  # each process has its own
         queue.run()
     done = [cell for cell in cells if cell.state == "done"]
-    dense = [run_folder(*dense_of(*built(cell.overrides))) for cell in done]
-    _compare(folder, list(dict.fromkeys([*dense, *(Path(cell.folder) for cell in done)])))
+    runs = [dense[cell.number] for cell in done] + [Path(cell.folder) for cell in done]
+    _compare(folder, list(dict.fromkeys(runs)))
     failed = [cell for cell in cells if cell.state == "failed"]
     if failed:
         raise UserError(f"{len(failed)} of {len(cells)} runs failed: {', '.join(map(str, failed))}")
 
 
-def _cells(job_overrides: list[list[str]], built: Callable[[list[str]], tuple[PruneConfig, dict]]) -> list[Cell]:
-    """A cell for each run; one that asks for the run of an earlier cell is left out, one that cannot run has failed."""
+def _cells(
+    job_overrides: list[list[str]], built: Callable[[list[str]], tuple[PruneConfig, dict]]
+) -> tuple[list[Cell], dict[int, Path]]:
+    """A cell for each run, and the folders of their dense models by the cells' numbers.
+
+    A cell that asks for the run of an earlier one is left out, one that cannot run has failed.
+    """
     cells: dict[str, Cell] = {}
+    dense: dict[int, Path] = {}
     common = set.intersection(*map(set, job_overrides)) if len(job_overrides) > 1 else set()
     for overrides in job_overrides:
-        label = " ".join(each for each in overrides if each not in common)
+        number, label = len(cells), " ".join(each for each in overrides if each not in common)
         try:
-            folder, state, reason = str(run_folder(*built(overrides))), "waiting", None
+            run, config = built(overrides)
+            folder = str(run_folder(run, config))
         except UserError as error:
-            folder, state, reason = f"none for {label}", "failed", str(error)
-            print(f"elsa: failed  {label}: {reason}", file=sys.stderr, flush=True)
-        cells.setdefault(folder, Cell(len(cells), label, overrides, folder, state=state, reason=reason))
-    return list(cells.values())
+            print(f"elsa: failed  {label}: {error}", file=sys.stderr, flush=True)
+            folder = f"none for {label}"
+            cells.setdefault(folder, Cell(number, label, overrides, folder, state="failed", reason=str(error)))
+            continue
+        if folder not in cells:
+            cells[folder] = Cell(number, label, overrides, folder)
+            dense[number] = run_folder(*dense_of(run, config))
+    return list(cells.values()), dense
 
 
 def _without_hydra(composed: DictConfig) -> dict:

@@ -33,8 +33,13 @@ class Cell:
     changed: list[str] = field(default_factory=list)
 
     @property
+    def record(self) -> Path:
+        """Written last by its run."""
+        return Path(self.folder) / "result.json"
+
+    @property
     def finished(self) -> bool:
-        return (Path(self.folder) / "result.json").is_file()
+        return self.record.is_file()
 
     def __str__(self) -> str:
         return self.label

@@ -17,9 +17,9 @@ _PATIENCE = 60  # seconds that processes get to save their state when the sweep 
 
 
 class Queue:
-    """`command_of(cell)`: what runs a cell. `smaller(cell)`: overrides to try after out of memory, None for no retry.
+    """`command_of(overrides)` and `folder_of(overrides)`: what runs them, and where that run lies.
 
-    `folder_of(overrides)`: of the run of other overrides. `report(cell)`: called when a cell has ended.
+    `environment`: variables of every process. `smaller(cell)`: overrides to try after out of memory, None for no retry.
     """
 
     def __init__(
@@ -95,7 +95,6 @@ class Queue:
             time.sleep(0.1)
         for cell, _ in self._running.values():
             cell.state, cell.where = "done" if cell.finished else "waiting", None
-        self._manifest.save()
 
     def _say(self, text: str) -> None:
         ended = sum(cell.state in ("done", "failed") for cell in self._manifest.cells)

@@ -44,7 +44,8 @@ class SlurmJobs(Workers):
         self._most, self._jobs = slurm.jobs_at_once, []
 
     def free(self) -> bool:
-        return sum(job.poll() is None for job in self._jobs) < self._most
+        self._jobs = [job for job in self._jobs if job.poll() is None]
+        return len(self._jobs) < self._most
 
     def start(self, command: list[str], environment: dict[str, str], log: Path) -> Job:
         log.parent.mkdir(parents=True, exist_ok=True)

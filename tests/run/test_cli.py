@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tests.run.runs import of, records
+from tests.track.leet import logged
 
 TRAINING = ["training.steps=6", "training.batch_size=2", "training.learning_rate=1e-3", "method.interval=2"]
 
@@ -116,13 +117,6 @@ def test_wandb_reads_back_a_multirun_as_one_group_with_all_that_a_run_holds(elsa
         "loss", "learning_rate", "tokens_per_second", "penalty", "relative_residual", "off_support_energy",
         "mask_change", "perplexity_table", "pictures/sparsity", "pictures/mask_change",
     }  # fmt: skip
-
-
-def logged(run, kind):
-    """What wandb's own reader finds of a kind of record in a run's folder."""
-    command = [sys.executable, "-m", "wandb", "leet", "inspect", run.resolve(), "--json"]
-    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-    return [line[kind] for line in map(json.loads, lines) if line["type"] == kind]
 
 
 def test_a_failing_job_is_reported_and_does_not_stop_the_others(elsa):

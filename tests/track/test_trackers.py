@@ -12,6 +12,7 @@ from elsa.track.memory import peak_bytes, reset_peak
 from elsa.track.none import NoTracker
 from elsa.track.tensorboard import Tensorboard
 from elsa.track.wandb import Wandb
+from tests.track.leet import inspect, logged
 
 
 def lines(folder):
@@ -64,11 +65,6 @@ def test_none_writes_nothing(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["p.png"]
 
 
-def inspect(run, *flags):
-    command = [sys.executable, "-m", "wandb", "leet", "inspect", run, *flags, "--json"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
-
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 def test_wandb_offline_holds_curves_labels_tables_and_pictures_without_a_key(tmp_path):
     use(Wandb(project="elsa", group="a_sweep", mode=None), tmp_path)
@@ -94,21 +90,18 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def history(run):
-    """[(step, loss)] of a run's folder, in the order in which wandb has them."""
-    points = []
-    for line in inspect(run).splitlines():
-        logged = json.loads(line).get("history", {}).get("item", {})
-        points += [(logged["step"], logged["loss"])] if "loss" in logged else []
-    return points
-
-
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 def test_wandb_has_the_whole_curve_of_a_run_that_was_killed(tmp_path):
     alone = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
     subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], env=alone, check=False)
     use(Wandb(project="elsa", group=None, mode=None), tmp_path, steps=(6, 8), start=4)
-    assert history(tmp_path / "wandb" / "latest-run") == [(2, 8.0), (4, 6.0), (6, 4.0), (8, 2.0)]
+    curve = [line["item"] for line in logged(tmp_path / "wandb" / "latest-run", "history")]
+    assert [(item["step"], item["loss"]) for item in curve if "loss" in item] == [
+        (2, 8.0),
+        (4, 6.0),
+        (6, 4.0),
+        (8, 2.0),
+    ]
 
 
 def test_tensorboard_holds_scalars_text_and_pictures(tmp_path):
