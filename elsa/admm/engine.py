@@ -1,6 +1,7 @@
 """ADMM over all prunable weights, as a constraint of the training loop."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,6 +11,7 @@ from elsa.admm.diagnosis import Diagnosis
 from elsa.admm.optimizer import Stepper
 from elsa.admm.penalty import Constant, Penalty
 from elsa.admm.precision import Precision
+from elsa.admm.probe import due, holding
 from elsa.sparsity.pattern import Pattern
 from elsa.sparsity.projection import project
 
@@ -24,7 +26,8 @@ class Admm:
     scaled dual is rescaled at that moment. `objective_aware`: projections weigh entries by Adam's second moment.
     `retention`: u ← retention · (u + x − z); 1 is ADMM, 0 a penalty method. After step `polish_from` x is projected and
     trains on within its support. `supports`: the first supports of z by name, None for those of magnitude. `ramp`: the
-    steps over which the sparsity of z rises to the pattern's, 0 to start there.
+    steps over which the sparsity of z rises to the pattern's, 0 to start there. `probe_every`: about how many steps lie
+    between two measurements of what costs more than the distances (0: none).
     """
 
     def __init__(
@@ -42,10 +45,13 @@ class Admm:
         polish_from: int | None = None,
         ramp: int = 0,
         supports: Mapping[str, torch.Tensor] | None = None,
+        probe_every: int = 0,
     ):
         self._weights, self._stepper, self._pattern, self._schedule = weights, stepper, pattern, penalty
         self._steps, self.interval, self._objective_aware = steps, interval, objective_aware
         self._retention, self._polish_from, self._ramp = retention, polish_from, ramp
+        self._probe_every, self._next = probe_every, 1
+        self._stationarity = 0.0  # ‖x − P(x − ∇f/λ)‖², gathered weight by weight during a step
         first = self._pattern_at(0)
         self._states = {
             name: precision.start_state(weight.value_OI, first, None if supports is None else supports[name])
@@ -66,10 +72,23 @@ class Admm:
             self._weights[name].gradient_OI.mul_(self._support[name])
         elif name is not None:
             weight = self._weights[name]
+            if self._probing:
+                value = weight.value_OI.float()
+                moved = project(value - weight.gradient_OI.float() / self.penalty, self._pattern)
+                self._stationarity += (value - moved).square().sum()
             self._states[name].add_proximal_gradient(weight.gradient_OI, weight.value_OI, self.penalty)
+
+    @property
+    def _probing(self) -> bool:
+        return due(self._next, self._probe_every, self.interval)
 
     @torch.no_grad()
     def after_step(self, step: int) -> dict:
+        metrics = self._after_step(step)
+        self._next = step + 1
+        return metrics
+
+    def _after_step(self, step: int) -> dict:
         if self._support:
             for name, weight in self._weights.items():  # momentum would move what is pruned
                 weight.value_OI.mul_(self._support[name])
@@ -81,12 +100,17 @@ class Admm:
         return metrics
 
     def _update(self, step: int) -> dict:
-        shares, changed, pattern = {}, 0, self._pattern_at(step)
+        shares, changed, moved, pattern = {}, 0, 0.0, self._pattern_at(step)
         for name, weight in self._weights.items():
+            before = self._states[name].sparse() if self._probing else None
             flips = self._states[name].update(weight.value_OI, pattern, self._importance(weight), self._retention)
             shares[name], changed = flips / weight.parameter.numel(), changed + flips
+            if before is not None:
+                moved += (self._states[name].sparse() - before).float().square().sum()
         self.mask_changes[step] = shares
         metrics = {"penalty": self.penalty, "mask_change": changed / self._numel()} | self.distances()
+        if self._probing:
+            metrics |= self._residuals(moved)
         if warning := self._diagnosis.add(step / self._steps, metrics["off_support_energy"]):
             print(f"step {step}: {warning}", flush=True)
         progress, energy = min(1.0, (step + self.interval) / self._steps), metrics["off_support_energy"]
@@ -96,6 +120,26 @@ class Admm:
                 state.rescale_dual(self.penalty / following)
             self.penalty = following
         return metrics
+
+    def _residuals(self, moved: torch.Tensor) -> dict:
+        """Dual residual ‖z⁺ − z‖ / ‖z⁺‖ and λ-stationarity ‖x − P(x − ∇f/λ)‖ / ‖x‖, ∇f clipped, of this step's batch.
+
+        P is the Euclidean projection (arXiv:2510.01650, the definition of a λ-stationary point).
+        """
+        sparse = sum(state.sparse().float().square().sum() for state in self._states.values())
+        total = sum(weight.value_OI.float().square().sum() for weight in self._weights.values())
+        stationarity, self._stationarity = self._stationarity, 0.0
+        return {"dual_residual": float((moved / sparse).sqrt()), "stationarity": float((stationarity / total).sqrt())}
+
+    def sparse(self) -> AbstractContextManager | None:
+        return None if self._support else self._with_sparse_weights()
+
+    @contextmanager
+    def _with_sparse_weights(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            for name, weight in self._weights.items():
+                stack.enter_context(holding(weight, self._states[name].sparse))
+            yield
 
     @torch.no_grad()
     def distances(self) -> dict:
@@ -135,10 +179,12 @@ class Admm:
         return {
             "penalty": self.penalty, "first_energy": self._diagnosis.first_energy, "states": states,
             "support": self._support, "before_projection": self.before_projection, "mask_changes": self.mask_changes,
+            "next": self._next,
         }  # fmt: skip
 
     def restore(self, state: dict) -> None:
         self.penalty, self._diagnosis.first_energy = state["penalty"], state["first_energy"]
+        self._next = state["next"]
         self.mask_changes, self.before_projection = state["mask_changes"], state["before_projection"]
         self._support = {name: kept.to(self._weights[name].value_OI.device) for name, kept in state["support"].items()}
         for name, its_state in self._states.items():

@@ -17,10 +17,12 @@ from torch import nn
 from elsa.admm.loss import next_token_loss, prove_chunks
 from elsa.admm.optimizer import Stepper
 from elsa.admm.precision import Precision
+from elsa.admm.probe import due, loss_on
 from elsa.admm.training import Training
 from elsa.errors import UserError
 from elsa.track.progress import progress
 
+_HOPELESS = 20.0  # nats a token; a uniform guess over 256,000 words has 12.5
 _REPORT_EVERY = 32  # steps between two lines of metrics where the constraint has no interval of its own
 
 
@@ -34,6 +36,9 @@ class Constraint(Protocol):
 
     def after_step(self, step: int) -> dict:
         """Called after the optimiser's step number `step` (from 1). Returns metrics when it has any."""
+
+    def sparse(self) -> AbstractContextManager | None:
+        """Inside, the model computes with the sparse copy of its weights. None if there is none but the weights."""
 
     def state(self) -> dict:
         """For a checkpoint."""
@@ -52,6 +57,9 @@ class NoConstraint:
 
     def after_step(self, step: int) -> dict:
         return {}
+
+    def sparse(self) -> None:
+        return None
 
     def check(self) -> None:
         """Nothing is promised, so nothing is checked."""
@@ -81,6 +89,9 @@ class Checkpoints(Protocol):
     def save(self, step: int, state: dict) -> None:
         """Keep the state after step number `step`."""
 
+    def kept(self) -> str:
+        """Where the last state lies, in words."""
+
 
 class NoCheckpoints:
     """Nothing is kept: an interrupted run starts again."""
@@ -100,11 +111,15 @@ class NoCheckpoints:
     def save(self, step: int, state: dict) -> None:
         pass
 
+    def kept(self) -> str:
+        return "no state was saved"
+
 
 class Loop:
     """One training run. `facts`: whatever else the run must not lose; a resumed run has those of its first part.
 
-    `teacher`: the dense model, needed for distillation.
+    `teacher`: the dense model, needed for distillation. `probe_every`: steps between two looks at the loss of the
+    weights and of their sparse copy on the last step's batch, which the run has not seen until then (0: none).
     """
 
     def __init__(
@@ -116,6 +131,7 @@ class Loop:
         constraint: Constraint,
         facts: dict | None = None,
         teacher: nn.Module | None = None,
+        probe_every: int = 0,
     ):
         self._model, self._stepper, self._constraint = model, stepper, constraint
         self._training, self._precision = training, precision
@@ -123,7 +139,8 @@ class Loop:
         self._losses: list[torch.Tensor] = []
         self._squares: list[torch.Tensor] = []  # of released gradients
         self._clip: torch.Tensor | None = None  # what released gradients are multiplied with
-        self._teacher = teacher
+        self._teacher, self._probe_every = teacher, probe_every
+        self._first_loss: torch.Tensor | None = None
         self.facts = facts or {}
 
     def run(
@@ -131,7 +148,7 @@ class Loop:
     ) -> None:
         """Train on steps · batch_size windows, taken in order. `log(step, metrics)` at every interval.
 
-        Raises `UserError` when the loss stops being a number.
+        Raises `UserError` when the loss diverges or stops being a number; no such state is saved.
         """
         training, checkpoints = self._training, checkpoints or NoCheckpoints()
         saved = checkpoints.latest()
@@ -140,20 +157,24 @@ class Loop:
         if self._precision.loss_chunk is not None:
             prove_chunks(self._model, windows_NL)
         every, since = self._constraint.interval or _REPORT_EVERY, time.perf_counter()
+        probe_NL = windows_NL[-training.batch_size :]
         with self._releasing(), checkpoints.listening():
             for step in progress(range(done + 1, training.steps + 1), "train", unit="step"):
                 batch = windows_NL[(step - 1) * training.batch_size : step * training.batch_size]
                 self._stepper.set_rate(training.learning_rate_at(step - 1))
                 self._losses.append(self._step(batch))
-                metrics = self._constraint.after_step(step)
-                if step % every == 0 or step == training.steps:
-                    tokens = min(len(self._losses), step - done) * batch.numel()
-                    log(
-                        step,
-                        self._report(step) | {"tokens_per_second": tokens / (time.perf_counter() - since)} | metrics,
-                    )
+                self._first_loss = self._losses[0] if self._first_loss is None else self._first_loss
+                reported = step % every == 0 or step == training.steps
+                metrics = self._report(step, checkpoints) if reported else {}
+                metrics |= self._constraint.after_step(step)
+                if reported:
+                    if due(step, self._probe_every, every) or (self._probe_every and step == training.steps):
+                        metrics |= self._probe(probe_NL)
+                    metrics["tokens_per_second"] = (step - done) * batch.numel() / (time.perf_counter() - since)
+                    log(step, metrics)
                     done, since = step, time.perf_counter()
                 if checkpoints.due():
+                    self._refuse_divergence(step, checkpoints)
                     checkpoints.save(step, self._state(step))
 
     def _step(self, batch_NL: torch.Tensor) -> torch.Tensor:
@@ -212,13 +233,32 @@ class Loop:
             return nullcontext()
         return torch.autocast(self._device.type, dtype=torch.bfloat16)
 
-    def _report(self, step: int) -> dict:
+    def _report(self, step: int, checkpoints: Checkpoints) -> dict:
         loss = torch.stack(self._losses).mean().item()
         self._losses = []
-        rate = self._training.learning_rate
-        if loss != loss:
-            raise UserError(f"training.learning_rate={rate}: the loss is NaN at step {step}; try a lower rate")
-        return {"loss": loss, "learning_rate": self._training.learning_rate_at(step - 1)}
+        metrics = {"loss": loss, "learning_rate": self._training.learning_rate_at(step - 1)}
+        self._refuse_divergence(step, checkpoints, **metrics)
+        return metrics
+
+    def _probe(self, batch_NL: torch.Tensor) -> dict:
+        """Cross-entropy f(x) and, where there is a sparse copy, f(z)."""
+        parts, sparse = self._training.accumulation, self._constraint.sparse()
+        losses = {"probe_loss": loss_on(self._model, batch_NL, parts, self._autocast())}
+        if sparse is not None:
+            with sparse:
+                losses["probe_loss_sparse"] = loss_on(self._model, batch_NL, parts, self._autocast())
+        return losses
+
+    def _refuse_divergence(self, step: int, checkpoints: Checkpoints, loss: float = 0.0, **others: float) -> None:
+        """Raise `UserError` on broken weights, or a loss that has left all that a model can mean by it."""
+        limit = max(2 * float(self._first_loss), _HOPELESS)
+        if loss <= limit and all(bool(parameter.isfinite().all()) for parameter in self._stepper.parameters):
+            return
+        numbers = "".join(f", {key} {value:.4g}" for key, value in others.items())
+        raise UserError(
+            f"training.learning_rate={self._training.learning_rate}: training diverged by step {step} (loss {loss:.4g}"
+            f"{numbers}); try a lower rate or a lower penalty; {checkpoints.kept()}"
+        )
 
     def _state(self, step: int) -> dict:
         """All that decides the rest of the run."""
@@ -226,6 +266,7 @@ class Loop:
         return {
             "step": step, "model": self._model.state_dict(), "optimizer": self._stepper.state(),
             "constraint": self._constraint.state(), "clip": self._clip, "losses": self._losses, "facts": self.facts,
+            "first_loss": self._first_loss,
             "random": {"cpu": torch.get_rng_state(), "cuda": cuda},
         }  # fmt: skip
 
@@ -234,6 +275,7 @@ class Loop:
         self._stepper.restore(saved["optimizer"])
         self._constraint.restore(saved["constraint"])
         self._clip, self._losses, self.facts = saved["clip"], saved["losses"], saved["facts"]
+        self._first_loss = saved["first_loss"]
         torch.set_rng_state(saved["random"]["cpu"].cpu())
         if saved["random"]["cuda"] is not None:
             torch.cuda.set_rng_state(saved["random"]["cuda"].cpu(), self._device)

@@ -1,6 +1,9 @@
 """The budget and optimiser settings of every method that trains."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+
+import torch
 
 from elsa.errors import require
 
@@ -13,7 +16,10 @@ class Training:
     of the steps, at the end, in which the learning rate falls linearly to 0 (1.0: from the first step, as in the
     paper). `gradient_clip`: largest global norm of the loss's gradient. `optimizer`: adam, or sgd with momentum beta1.
     `distillation`: weight of the KL divergence from the dense model's next-token distribution; the rest of the loss is
-    cross-entropy with the text.
+    cross-entropy with the text. `distinct_windows`: how many windows of text there are, null for as many as the budget
+    takes; fewer are repeated epoch by epoch.
+
+    Shapes: N windows of L tokens.
     """
 
     steps: int
@@ -28,6 +34,7 @@ class Training:
     gradient_clip: float
     autocast: str
     distillation: float
+    distinct_windows: int | None
 
     def __post_init__(self):
         require(self.steps >= 1, "steps", self.steps, "at least 1")
@@ -43,7 +50,19 @@ class Training:
         require(0 <= self.beta2 < 1, "beta2", self.beta2, "in [0, 1), for example 0.95")
         require(self.gradient_clip > 0, "gradient_clip", self.gradient_clip, "positive, for example 1.0")
         require(0 <= self.distillation <= 1, "distillation", self.distillation, "a weight, 0 to 1")
+        some = self.distinct_windows is None or self.distinct_windows >= 1
+        require(some, "distinct_windows", self.distinct_windows, "at least 1, or null for as many as the budget takes")
         require(self.autocast in ("bfloat16", "none"), "autocast", self.autocast, "known: bfloat16, none")
+
+    def windows(self, draw: Callable[[int], torch.Tensor]) -> torch.Tensor:
+        """`windows_NL` of all steps. `draw(count)` gives that many; later epochs have orders of their own."""
+        count = self.steps * self.batch_size
+        distinct = min(self.distinct_windows or count, count)
+        windows_NL, random = draw(distinct), torch.Generator().manual_seed(0)
+        orders = [torch.arange(distinct)]
+        while len(orders) * distinct < count:
+            orders.append(torch.randperm(distinct, generator=random))
+        return windows_NL if len(orders) == 1 else windows_NL[torch.cat(orders)[:count]]
 
     def learning_rate_at(self, step: int) -> float:
         """The rate of step 0 … steps − 1: linear warm-up, plateau, linear decay that would reach 0 at `steps`."""

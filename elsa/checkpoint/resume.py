@@ -97,6 +97,10 @@ class RunCheckpoints:
                 received, f"stopped by {received.name} after step {step}; the same command goes on from there"
             )
 
+    def kept(self) -> str:
+        """Where the last state lies, in words."""
+        return f"the last good state is {self._files()[-1]}" if self._files() else "no state was saved before"
+
     def discard(self) -> None:
         """Remove all states: the run needs none any more."""
         for path in self._files():

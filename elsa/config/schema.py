@@ -86,10 +86,12 @@ class PruneConfig:
     device: str
     activations: str
     checkpoint: Checkpointing
+    probe_every: int
     plan: Planning
 
     def check(self) -> Coverage:
         """Raise `UserError` for what can be known before weights are loaded; return what will be pruned."""
+        require(self.probe_every >= 0, "probe_every", self.probe_every, "a number of steps, or 0 for never")
         require(self.activations in PLACES, "activations", self.activations, f"known: {', '.join(PLACES)}")
         _check("model", self.model.check)
         if "data" in self.method.reads:

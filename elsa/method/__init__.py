@@ -32,6 +32,7 @@ class Task:
 
     `windows(count)`: int32 token windows [count, L] of the train split. `activations`: where block-wise methods keep a
     block's inputs (`elsa.layerwise.activations`). `checkpoints`: where training keeps its state.
+    `probe_every`: of `Loop`.
     """
 
     pattern: Pattern
@@ -41,6 +42,7 @@ class Task:
     windows: Callable[[int], torch.Tensor]
     log: Callable[[int, dict], None]
     activations: str = "auto"
+    probe_every: int = 0
     checkpoints: Checkpoints = field(default_factory=NoCheckpoints)
 
 

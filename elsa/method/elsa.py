@@ -44,14 +44,15 @@ class Elsa(Method):
         training, precision, weights = task.training, task.precision, prunable_weights(model)
         teacher = teacher_of(model, training, precision)
         facts, supports = ({}, None) if task.checkpoints.exist() else self._start(model, weights, task)
-        windows = task.windows(training.steps * training.batch_size)
+        windows = training.windows(task.windows)
         with precision.applied(model):
             stepper = Stepper(trainable(model), training, precision)
             admm = Admm(
                 weights, stepper, task.pattern, task.penalty, precision, interval=self.interval,
-                objective_aware=self.projection == "objective_aware", supports=supports, **self._phases(training.steps),
+                objective_aware=self.projection == "objective_aware", supports=supports,
+                probe_every=task.probe_every, **self._phases(training.steps),
             )  # fmt: skip
-            loop = Loop(model, stepper, training, precision, admm, facts, teacher)
+            loop = Loop(model, stepper, training, precision, admm, facts, teacher, task.probe_every)
             loop.run(windows, task.log, task.checkpoints)
         admm.project_weights()
         print(admm.verdict(), flush=True)

@@ -31,12 +31,12 @@ class FineTuned(Method):
         training, precision = task.training, task.precision
         teacher = teacher_of(model, training, precision)
         facts = {} if task.checkpoints.exist() else self.start.apply(model, task)
-        windows = task.windows(training.steps * training.batch_size)
+        windows = training.windows(task.windows)
         with precision.applied(model):
             stepper = Stepper(trainable(model), training, precision)
             free = isinstance(self.start, Dense)
             constraint = NoConstraint() if free else FixedSupport(prunable_weights(model))
-            loop = Loop(model, stepper, training, precision, constraint, facts, teacher)
+            loop = Loop(model, stepper, training, precision, constraint, facts, teacher, task.probe_every)
             loop.run(windows, task.log, task.checkpoints)
         constraint.check()
         return loop.facts | {"training_tokens": windows.numel(), "bytes": state_bytes(model, stepper)}

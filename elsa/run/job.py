@@ -156,6 +156,7 @@ class _Job:
         return Task(
             pattern=run.sparsity, training=run.training, penalty=run.penalty, precision=run.precision,
             windows=windows, log=tracker.log, activations=run.activations, checkpoints=self._checkpoints,
+            probe_every=run.probe_every,
         )  # fmt: skip
 
     def _labels(self) -> dict[str, str | float | int]:

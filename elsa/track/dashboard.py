@@ -38,6 +38,8 @@ def dashboard(entity: str, project: str) -> ws.Workspace:
                     curve("Loss", "loss"), curve("Penalty λ", "penalty", log=True),
                     curve("Energy off the support", "off_support_energy", log=True),
                     curve("Relative primal residual", "relative_residual", log=True),
+                    curve("Loss of x and z on the probe", "probe_loss", "probe_loss_sparse"),
+                    curve("Dual residual and λ-stationarity", "dual_residual", "stationarity", log=True),
                     curve("Mask change", "mask_change"), curve("Learning rate", "learning_rate"),
                     curve("Tokens per second", "tokens_per_second"),
                 ],

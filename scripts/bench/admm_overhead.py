@@ -1,6 +1,6 @@
-"""What ADMM adds to a training step: the same loop with and without it, in turns; ratio of the medians.
+"""What ADMM, and probing it, add to a training step: the same loop in turns; ratios of the medians.
 
-python scripts/bench/admm_overhead.py [--model tiny] [--interval 32] [--rounds 10]
+python scripts/bench/admm_overhead.py [--model tiny] [--interval 32] [--steps 128] [--rounds 10]
 """
 
 import argparse
@@ -23,12 +23,15 @@ from elsa.model.prunable import prunable_weights
 from elsa.sparsity.pattern import Pattern
 
 
-def seconds_a_step(with_admm: bool, options: argparse.Namespace, model: torch.nn.Module) -> Iterator[float]:
-    """A generator of timings: each `next` trains one interval and yields seconds a step."""
+def seconds_a_step(
+    with_admm: bool, probed: bool, options: argparse.Namespace, model: torch.nn.Module
+) -> Iterator[float]:
+    """A generator of timings: each `next` trains `options.steps` steps, the last one probed; seconds a step."""
+    probe_every = options.steps if probed else 0
     training = Training(
-        steps=options.interval, batch_size=options.batch, accumulation=1, optimizer="adam", learning_rate=1e-4,
+        steps=options.steps, batch_size=options.batch, accumulation=1, optimizer="adam", learning_rate=1e-4,
         warmup_steps=0, decay_fraction=0.0, beta1=0.9, beta2=0.95, gradient_clip=1.0, autocast="bfloat16",
-        distillation=0.0,
+        distillation=0.0, distinct_windows=None,
     )  # fmt: skip
     precision = build(PruneConfig, compose(f"precision={options.precision}")).precision
     stepper = Stepper(model.parameters(), training, precision)
@@ -36,15 +39,17 @@ def seconds_a_step(with_admm: bool, options: argparse.Namespace, model: torch.nn
     if with_admm:
         constraint = Admm(
             prunable_weights(model), stepper, Pattern(pattern="unstructured", ratio=0.9), Constant(value=0.01),
-            precision, steps=options.interval * (options.rounds + 1), interval=options.interval, objective_aware=True,
+            precision, steps=options.steps * (options.rounds + 1), interval=options.interval, objective_aware=True,
+            probe_every=probe_every,
         )  # fmt: skip
-    shape = (options.interval * options.batch, options.length)
+    shape = (options.steps * options.batch, options.length)
     windows = torch.randint(0, model.config.vocab_size, shape, generator=torch.Generator().manual_seed(0))
     model.train()
     while True:
         start = time.perf_counter()
-        Loop(model, stepper, training, precision, constraint).run(windows.int(), lambda step, metrics: None)
-        yield (time.perf_counter() - start) / options.interval
+        loop = Loop(model, stepper, training, precision, constraint, probe_every=probe_every)
+        loop.run(windows.int(), lambda step, metrics: None)
+        yield (time.perf_counter() - start) / options.steps
 
 
 def main() -> None:
@@ -52,7 +57,8 @@ def main() -> None:
     parser.add_argument("--model", default="tiny", help="a choice of conf/model")
     parser.add_argument("--precision", default="elsa", help="a choice of conf/precision")
     parser.add_argument("--interval", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=10, help="timed intervals of each kind, after one of warm-up")
+    parser.add_argument("--steps", type=int, default=128, help="of a round, which ends with a probe")
+    parser.add_argument("--rounds", type=int, default=10, help="timed rounds of each kind, after one of warm-up")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--length", type=int, default=256)
     options = parser.parse_args()
@@ -60,8 +66,9 @@ def main() -> None:
     run = build(PruneConfig, compose(f"model={options.model}"))
     model, _ = run.model.load(Path(run.paths.cache), "cpu")
     kinds = {
-        "without": seconds_a_step(False, options, copy.deepcopy(model)),
-        "with": seconds_a_step(True, options, model),
+        "plain": seconds_a_step(False, False, options, copy.deepcopy(model)),
+        "admm": seconds_a_step(True, False, options, copy.deepcopy(model)),
+        "probed": seconds_a_step(True, True, options, model),
     }
     times: dict[str, list[float]] = {name: [] for name in kinds}
     for turn in range(options.rounds + 1):
@@ -74,7 +81,8 @@ def main() -> None:
     for name, value in medians.items():
         low, high = (1e3 * bound(times[name]) for bound in (min, max))
         print(f"  {name:<8} {value * 1e3:8.1f} ms a step (from {low:.1f} to {high:.1f})")
-    print(f"  ratio    {medians['with'] / medians['without']:.3f}")
+    print(f"  admm / plain   {medians['admm'] / medians['plain']:.3f}")
+    print(f"  probed / admm  {medians['probed'] / medians['admm']:.3f}, one probe in {options.steps} steps")
 
 
 if __name__ == "__main__":

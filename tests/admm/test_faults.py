@@ -11,6 +11,7 @@ from elsa.admm.loop import Loop, NoConstraint
 from elsa.admm.optimizer import Stepper
 from elsa.admm.penalty import Constant, Linear
 from elsa.admm.training import Training
+from elsa.errors import UserError
 from elsa.model.prunable import PrunableWeight
 from elsa.sparsity.pattern import Pattern
 from tests.method.methods import PRECISION
@@ -88,7 +89,7 @@ def training(**changes):
     settings = {
         "steps": 6, "batch_size": 2, "accumulation": 1, "optimizer": "adam", "learning_rate": 0.1, "warmup_steps": 0,
         "decay_fraction": 1.0, "beta1": 0.9, "beta2": 0.95, "gradient_clip": 1.0, "autocast": "none",
-        "distillation": 0.0,
+        "distillation": 0.0, "distinct_windows": None,
     }  # fmt: skip
     return Training(**settings | changes)
 
@@ -125,8 +126,22 @@ def test_learning_rate_falls_linearly_to_zero_after_warm_up_and_plateau():
     assert [later.learning_rate_at(step) for step in range(10)] == pytest.approx(expected)
 
 
-def test_a_loss_that_is_no_number_stops_the_run():
+@pytest.mark.parametrize(("value", "rate"), [(math.nan, 0.1), (0.0, 1e3)])
+def test_a_loss_that_says_nothing_any_more_stops_the_run(value, rate):
     model = Recorder()
-    model.table.weight.data.fill_(math.nan)
-    with pytest.raises(ValueError, match=r"learning_rate=0\.1: the loss is NaN at step 6"):
-        run(training(), model)
+    model.table.weight.data.fill_(value)
+    with pytest.raises(UserError, match=r"diverged by step 6 \(loss (nan|\d+), .*\); try a lower.*no state was saved"):
+        run(training(learning_rate=rate), model)
+
+
+def test_fewer_windows_than_the_budget_are_repeated_epoch_by_epoch():
+    def draw(count):
+        return torch.arange(count)[:, None]
+
+    assert training().windows(draw).flatten().tolist() == list(range(12))
+    assert torch.equal(training(distinct_windows=99).windows(draw), training().windows(draw))
+    seen = training(distinct_windows=5).windows(draw).flatten().tolist()
+    assert seen[:5] == [0, 1, 2, 3, 4]
+    assert sorted(seen[5:10]) == [0, 1, 2, 3, 4]
+    assert len(seen) == 12
+    assert seen[5:10] != seen[:5]

@@ -48,6 +48,7 @@ def prune(method, windows, precision="elsa", kept=None, family="llama"):
     model = random_model(family)
     given, logged = task(windows, PATTERNS["70 %"])
     changes = {"training": dataclasses.replace(TRAINING, steps=STEPS, batch_size=2), "precision": PRECISIONS[precision]}
+    changes |= {"probe_every": 4}
     changes |= {} if kept is None else {"checkpoints": kept}
     facts = METHODS[method].apply(model, dataclasses.replace(given, **changes))
     return model.state_dict(), facts, logged

@@ -16,7 +16,7 @@ from elsa.method.wanda import Wanda
 
 TRAINING = Training(
     steps=6, batch_size=4, accumulation=1, optimizer="adam", learning_rate=1e-3, warmup_steps=0, decay_fraction=1.0,
-    beta1=0.9, beta2=0.95, gradient_clip=1.0, autocast="bfloat16", distillation=0.0,
+    beta1=0.9, beta2=0.95, gradient_clip=1.0, autocast="bfloat16", distillation=0.0, distinct_windows=None,
 )  # fmt: skip
 
 PRECISION = Precision(

@@ -305,7 +305,7 @@ def test_every_knob_changes_the_result(elsa):
             "sparsity.ratio=0.6", "seed=1", "data.sequence_length=12", "precision.moments=8bit",
             "precision.moments=8bit precision.weights=bfloat16", "precision.state=bfloat16", "precision.state=float8",
             "precision.state=float8 precision.dual=bfloat16", "precision.gradient_release=true",
-            "precision.loss_chunk=8", "training.distillation=0.5",
+            "precision.loss_chunk=8", "training.distillation=0.5", "training.distinct_windows=3",
         ],
         "sparsegpt": [
             "method.damping=1.0", "method.block_size=8", "method.match_reference=true", "method.calibration_windows=2",

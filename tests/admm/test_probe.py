@@ -1,0 +1,116 @@
+"""Probes measure a run and leave no trace in it."""
+
+import dataclasses
+import math
+from contextlib import nullcontext
+
+import pytest
+import torch
+from torch import nn
+
+from elsa.admm.engine import Admm
+from elsa.admm.loss import next_token_loss
+from elsa.admm.optimizer import Stepper
+from elsa.admm.penalty import Constant
+from elsa.admm.probe import due, loss_on
+from elsa.checkpoint.resume import RunCheckpoints
+from elsa.errors import UserError
+from elsa.model.prunable import PrunableWeight, prunable_weights
+from elsa.sparsity.pattern import Pattern
+from tests import conftest
+from tests.conftest import random_model
+from tests.method.methods import METHODS, PRECISION, TRAINING
+from tests.method.test_contract import PATTERNS, task
+
+HALF = Pattern(pattern="unstructured", ratio=0.5)
+
+
+def test_a_probe_is_due_at_the_first_report_at_or_after_each_multiple():
+    assert [step for step in range(1, 41) if due(step, 10, 4)] == [12, 20, 32, 40]
+    assert [step for step in range(1, 9) if due(step, 3, 1)] == [3, 6]
+    assert not any(due(step, 0, 4) for step in range(1, 41))
+
+
+def trained(windows, method="elsa", family="llama", **changes):
+    torch.manual_seed(0)
+    model = random_model(family)
+    given, logged = task(windows, PATTERNS["70 %"])
+    training = dataclasses.replace(TRAINING, steps=8, batch_size=2)
+    METHODS[method].apply(model, dataclasses.replace(given, training=training, **changes))
+    return model.state_dict(), dict(logged)
+
+
+@pytest.mark.parametrize("precision", [PRECISION, dataclasses.replace(PRECISION, gradient_release=True)])
+def test_a_probed_run_ends_with_the_very_weights_of_one_without_probes(windows, monkeypatch, precision):
+    monkeypatch.setattr(conftest.CONFIGS["opt"], "dropout", 0.3)
+    expected, unprobed = trained(windows, family="opt", precision=precision)
+    result, probed = trained(windows, family="opt", precision=precision, probe_every=4)
+    assert all(torch.equal(result[key], expected[key]) for key in expected)
+    new = {"probe_loss", "probe_loss_sparse", "dual_residual", "stationarity"}
+    assert {step: set(metrics) - set(unprobed[step]) for step, metrics in probed.items()} == {
+        step: new if step % 4 == 0 else set() for step in unprobed
+    }
+    assert all(math.isfinite(value) for metrics in probed.values() for value in metrics.values())
+
+
+def test_masked_fine_tuning_has_no_other_copy_to_measure(windows):
+    _, logged = trained(windows, method="finetuned", probe_every=8)
+    assert "probe_loss" in logged[8]
+    assert "probe_loss_sparse" not in logged[8]
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_inside_the_model_computes_with_the_sparse_copy_and_then_with_its_own_weights_again(windows, family):
+    model = random_model(family)
+    weights = prunable_weights(model)
+    stepper = Stepper(model.parameters(), TRAINING, PRECISION)
+    admm = Admm(weights, stepper, HALF, Constant(value=1.0), PRECISION, steps=8, interval=2, objective_aware=False)
+    before = {name: weight.value_OI.clone() for name, weight in weights.items()}
+    dense = loss_on(model, windows[:4], 2, nullcontext())
+    with admm.sparse():
+        sparse = loss_on(model, windows[:4], 2, nullcontext())
+    assert all(torch.equal(weight.value_OI, before[name]) for name, weight in weights.items())
+    assert loss_on(model, windows[:4], 2, nullcontext()) == dense
+    admm.project_weights()
+    with torch.no_grad():
+        assert sparse == pytest.approx(float(next_token_loss(model, windows[:4].long())))
+    assert sparse != pytest.approx(dense)
+
+
+def test_a_layer_that_fails_has_its_own_weight_back():
+    layer = nn.Linear(4, 1, bias=False)
+    stepper = Stepper(layer.parameters(), TRAINING, PRECISION)
+    before = layer.weight.detach().clone()
+    admm = Admm(
+        {"layer": PrunableWeight(layer, False)}, stepper, HALF, Constant(value=0.1), PRECISION,
+        steps=8, interval=2, objective_aware=False,
+    )  # fmt: skip
+    with admm.sparse(), pytest.raises(RuntimeError):
+        layer(torch.ones(3))
+    assert torch.equal(layer.weight, before)
+
+
+def test_residuals_by_hand():
+    layer = nn.Linear(4, 1, bias=False)
+    layer.weight.data = torch.tensor([[1.0, 2.0, 3.0, 4.0]])
+    stepper = Stepper(layer.parameters(), TRAINING, PRECISION)
+    admm = Admm(
+        {"layer": PrunableWeight(layer, False)}, stepper, HALF, Constant(value=0.5), PRECISION,
+        steps=8, interval=1, objective_aware=False, probe_every=1,
+    )  # fmt: skip
+    layer.weight.grad = torch.tensor([[-2.0, 0.0, 0.0, 1.0]])  # x − ∇f/λ = 5, 2, 3, 2, whose projection is 5, 0, 3, 0
+    admm.add_gradient(layer.weight)
+    layer.weight.data = torch.tensor([[5.0, 2.0, 3.0, 4.0]])  # z goes from 0, 0, 3, 4 to 5, 0, 0, 4
+    metrics = admm.after_step(1)
+    assert metrics["stationarity"] == pytest.approx(math.sqrt((16 + 4 + 0 + 16) / (25 + 4 + 9 + 16)))
+    assert metrics["dual_residual"] == pytest.approx(math.sqrt((25 + 9) / (25 + 16)))
+
+
+@pytest.mark.parametrize("method", ["elsa", "finetuned"])
+def test_divergence_stops_the_run_and_the_last_state_is_a_good_one(tmp_path, windows, method):
+    kept = RunCheckpoints(tmp_path, 0, 2, dict)
+    given, _ = task(windows, PATTERNS["70 %"])
+    training = dataclasses.replace(TRAINING, steps=8, batch_size=2, learning_rate=1e38)
+    with pytest.raises(UserError, match=r"learning_rate=1e\+38: training diverged by step 1 .*no state was saved"):
+        METHODS[method].apply(random_model("llama"), dataclasses.replace(given, training=training, checkpoints=kept))
+    assert kept.step() == 0
