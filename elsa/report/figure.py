@@ -1,4 +1,4 @@
-"""Pictures: perplexity of a few runs, zeros and mask changes of one."""
+"""Pictures: scores over sparsity, non-zeros, cost, tasks and steps; zeros and mask changes of one run."""
 
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from elsa.files import write_atomically
 from elsa.report.grid import Grid
 
 _DENSE_LINE = {"color": "black", "linestyle": "--", "linewidth": 1}
+_WITH_LEGEND = (10, 5)  # inches
 
 
 def perplexity_figure(records: list[dict], path: Path) -> None:
@@ -65,38 +66,122 @@ def _curves(axis: Axes, records: list[dict], name: str) -> None:
 
 def grid_figure(grid: Grid, path: Path) -> None:
     """A PNG of a grid: perplexity on a log axis over the patterns, a line a method, bars for the spread over seeds."""
-    figure, axis = plt.subplots(figsize=(8, 5), layout="constrained")
+    figure, axis = plt.subplots(figsize=_WITH_LEGEND, layout="constrained")
     for row in grid.rows:
-        there = [pattern for pattern in grid.patterns if (row, pattern) in grid.cells]
+        there = [pattern for pattern in grid.columns if (row, pattern) in grid.cells]
         cells = [grid.cells[row, pattern] for pattern in there]
         style = "--" if not cells[0].runs else "-"
-        places = [grid.patterns.index(pattern) for pattern in there]
-        spreads = [cell.spread or 0 for cell in cells]
-        axis.errorbar(places, [cell.mean for cell in cells], spreads, marker="o", linestyle=style, capsize=3, label=row)
-    axis.set_xticks(range(len(grid.patterns)), grid.patterns)
+        places = [grid.columns.index(pattern) for pattern in there]
+        bars = [cell.bar for cell in cells]
+        axis.errorbar(places, [cell.mean for cell in cells], bars, marker="o", linestyle=style, capsize=3, label=row)
+    axis.set_xticks(range(len(grid.columns)), grid.columns)
     axis.set_xlabel("sparsity or pattern")
     _log_perplexity(axis, "perplexity")
     axis.set_title(grid.title, fontsize=9)
-    axis.legend(fontsize=8)
+    _legend(figure)
+    _save(figure, path, dpi=150)
+
+
+def accuracy_figure(grid: Grid, path: Path) -> None:
+    """A PNG of a grid of accuracies: a group of bars for each task, error bars for the spread or the standard error."""
+    figure, axis = plt.subplots(figsize=_WITH_LEGEND, layout="constrained")
+    width = 0.8 / len(grid.rows)
+    for number, row in enumerate(grid.rows):
+        there = [column for column in grid.columns if (row, column) in grid.cells]
+        cells = [grid.cells[row, column] for column in there]
+        places = [grid.columns.index(column) - 0.4 + (number + 0.5) * width for column in there]
+        errors = [cell.bar for cell in cells]
+        axis.bar(places, [cell.mean for cell in cells], width, yerr=errors, error_kw={"linewidth": 0.8}, label=row)
+    axis.set_xticks(range(len(grid.columns)), grid.columns, rotation=20, ha="right")
+    axis.set_ylabel("accuracy, %")
+    axis.set_title(grid.title, fontsize=9)
+    _legend(figure)
     _save(figure, path, dpi=150)
 
 
 def cost_figure(records: list[dict], name: str, path: Path) -> None:
     """A PNG of perplexity on the set `name` against the seconds of pruning, both on log axes, a colour a method."""
-    figure, axis = plt.subplots(figsize=(8, 5), layout="constrained")
-    for method in dict.fromkeys(record["method"] for record in records):
-        own = [record for record in records if record["method"] == method]
-        seconds = [max(record["seconds"]["prune"], 0.1) for record in own]
-        axis.scatter(seconds, [record["perplexity"][name]["perplexity"] for record in own], label=method)
-        for record, second in zip(own, seconds, strict=True):
-            place = (second, record["perplexity"][name]["perplexity"])
-            axis.annotate(record["pattern"], place, textcoords="offset points", xytext=(4, 2), fontsize=6)
+    points = [(max(record["seconds"]["prune"], 0.1), record) for record in records]
+    title, label = f"what quality costs, {name}", "seconds of pruning, training included"
+    _scatter(points, name, title, label, path)
+
+
+def pareto_figure(records: list[dict], name: str, path: Path) -> None:
+    """A PNG of perplexity on the set `name` against the prunable weights that are not zero, with the front of the best.
+
+    All records must have been scored on the same tokens; then models of several sizes may stand in one picture.
+    """
+    points = [(record["sparsity"]["numel"] - record["sparsity"]["zeros"], record) for record in records]
+    title, label = f"quality by size, {name}", "prunable weights that are not zero"
+    _scatter(points, name, title, label, path, front=True)
+
+
+def _scatter(points: list[tuple], name: str, title: str, label: str, path: Path, front: bool = False) -> None:
+    """Perplexity over any number of each record, on log axes. `front`: join those that no other beats in both."""
+    figure, axis = plt.subplots(figsize=_WITH_LEGEND, layout="constrained")
+    several = len({record["model"] for _, record in points}) > 1
+    scored = [(place, record["perplexity"][name]["perplexity"], record) for place, record in points]
+    for method in dict.fromkeys(record["method"] for _, record in points):
+        own = [point for point in scored if point[2]["method"] == method]
+        axis.scatter([place for place, _, _ in own], [value for _, value, _ in own], label=method)
+        for place, value, record in own:
+            text = f"{record['model']} {record['pattern']}" if several else record["pattern"]
+            axis.annotate(text, (place, value), textcoords="offset points", xytext=(4, 2), fontsize=6)
+    if front:
+        best = pareto([(place, value) for place, value, _ in scored])
+        axis.step(*zip(*best, strict=True), where="post", label="front", **_DENSE_LINE)
     axis.set_xscale("log")
-    axis.set_xlabel("seconds of pruning, training included")
+    axis.set_xlabel(f"{label} (log scale)")
     _log_perplexity(axis, "perplexity")
-    axis.set_title(f"what quality costs, {name}", fontsize=9)
-    axis.legend(fontsize=8)
+    axis.set_title(title, fontsize=9)
+    _legend(figure)
     _save(figure, path, dpi=150)
+
+
+def pareto(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points that no other beats in both coordinates, lower being better in each, by the first."""
+    front: list[tuple[float, float]] = []
+    for point in sorted(points):
+        if not front or point[1] < front[-1][1]:
+            front.append(point)
+    return front
+
+
+def convergence_figure(curves: dict[str, list[tuple[str, list[dict]]]], title: str, path: Path) -> None:
+    """A PNG of training by step, two panels a pattern. `curves[pattern]`: label and lines of metrics of each run.
+
+    Above the loss that is minimised; below cross-entropy on the probe's batch, f(x) solid and f(z) dashed.
+    """
+    figure, axes = plt.subplots(
+        2, len(curves), figsize=(4 * len(curves) + 3, 7), squeeze=False, layout="constrained", sharex="col"
+    )
+    labels = list(dict.fromkeys(label for runs in curves.values() for label, _ in runs))
+    for (above, below), (pattern, runs) in zip(axes.T, curves.items(), strict=True):
+        for label, lines in runs:
+            color = f"C{labels.index(label) % 10}"
+            for axis, key, style in (
+                (above, "loss", "-"), (below, "probe_loss", "o-"), (below, "probe_loss_sparse", "o--"),
+            ):  # fmt: skip
+                points = [(line["step"], line[key]) for line in lines if key in line]
+                if points:
+                    axis.plot(*zip(*points, strict=True), style, color=color, markersize=3, linewidth=1)
+        above.set_title(pattern, fontsize=9)
+        below.set_xlabel("step")
+    axes[0, 0].set_ylabel("training loss")
+    axes[1, 0].set_ylabel("cross-entropy on the probe\nx solid, z dashed")
+    for axis in axes.flat:
+        axis.set_yscale("log")
+        _plain_numbers(axis.yaxis)
+    for number, label in enumerate(labels):
+        axes[0, 0].plot([], [], color=f"C{number % 10}", label=label)
+    figure.suptitle(title, fontsize=9)
+    _legend(figure)
+    _save(figure, path, dpi=150)
+
+
+def _legend(figure: Figure) -> None:
+    """Beside the panels, where it covers nothing."""
+    figure.legend(loc="outside right upper", fontsize=8)
 
 
 def _log_perplexity(axis: Axes, label: str) -> None:

@@ -1,4 +1,4 @@
-"""Perplexity by method and pattern, averaged over seeds: what a paper's table shows.
+"""Perplexity by method and pattern, accuracy by method and task, averaged over seeds: what a paper's tables show.
 
 Cells are compared only where they were scored alike: records with other windows, lengths, formulas or data go to grids
 of their own, and a method with several settings at one pattern gets a row for each.
@@ -14,14 +14,16 @@ from elsa.files import flattened
 from elsa.report.published import published
 
 _PROTOCOL = ("windows", "length", "split", "formula", "autocast", "data_sha256")
+_DENSE = "dense"
 
 
 @dataclass
 class Cell:
-    """Perplexities of one method, setting and pattern, a seed each, and the runs that they come from."""
+    """Scores of one method and setting, a seed each, and the runs they come from. `errors`: of accuracies."""
 
     values: list[float] = field(default_factory=list)
     runs: list[str] = field(default_factory=list)
+    errors: list[float] = field(default_factory=list)
 
     @property
     def mean(self) -> float:
@@ -32,6 +34,11 @@ class Cell:
         """Standard deviation over seeds; None for a single one."""
         return stdev(self.values) if len(self.values) > 1 else None
 
+    @property
+    def bar(self) -> float:
+        """How far an error bar reaches: the spread over seeds, or the standard error of a single one."""
+        return self.spread or (fmean(self.errors) if self.errors else 0.0)
+
     def __str__(self) -> str:
         digits = 2 if self.mean < 100 else 0
         spread = "" if self.spread is None else f" ± {self.spread:,.{digits}f}"
@@ -40,44 +47,58 @@ class Cell:
 
 @dataclass
 class Grid:
-    """`cells[row, pattern]`; rows from high perplexity to low, patterns from few zeros to many, then N:M.
+    """`cells[row, column]`: perplexities by pattern, from few zeros to many, then N:M; or accuracies in % by task.
 
-    The paper's rows are named "… (published)", have no run and are never the best; `notes` say where they were read.
+    Rows go from bad to good. The paper's are named "… (published)" and have no run; they and the dense model are never
+    the best. `notes` say where the paper's numbers were read. `lowest_wins`: perplexities do, accuracies do not.
     """
 
     title: str
     rows: list[str]
-    patterns: list[str]
+    columns: list[str]
     cells: dict[tuple[str, str], Cell]
     notes: list[str] = field(default_factory=list)
+    lowest_wins: bool = True
 
-    def text(self, row: str, pattern: str) -> str:
+    def text(self, row: str, column: str) -> str:
         """The cell as a table shows it; `--` where there is no run."""
-        return str(self.cells[row, pattern]) if (row, pattern) in self.cells else "--"
+        return str(self.cells[row, column]) if (row, column) in self.cells else "--"
 
-    def best(self, pattern: str) -> str | None:
-        """The row with the lowest mean of the pruned ones, None if the column holds a single number."""
-        found = [row for row in self.rows if (row, pattern) in self.cells and self.cells[row, pattern].runs]
-        return min(found, key=lambda row: self.cells[row, pattern].mean) if len(found) > 1 else None
+    def best(self, column: str) -> str | None:
+        """The row with the best mean of the pruned ones, None if the column holds a single number."""
+        found = {row: self.cells[row, column] for row in self.rows if (row, column) in self.cells and row != _DENSE}
+        means = {row: cell.mean for row, cell in found.items() if cell.runs}
+        if len(means) < 2:
+            return None
+        return min(means, key=means.__getitem__) if self.lowest_wins else max(means, key=means.__getitem__)
+
+
+def scored_alike(records: list[dict]) -> list[tuple[str, list[dict]]]:
+    """Evaluation sets, each with the records that were scored on the same tokens of it in the same way."""
+    parts: dict[tuple, list[dict]] = {}
+    for record in records:
+        for name, score in record["perplexity"].items():
+            parts.setdefault((name, *(score[key] for key in _PROTOCOL)), []).append(record)
+    return [(name, found) for (name, *_), found in parts.items()]
 
 
 def grids(records: list[dict]) -> list[Grid]:
     """One grid per model, evaluation set and protocol."""
     parts: dict[tuple, list[dict]] = {}
-    for record in records:
-        for name, score in record["perplexity"].items():
-            protocol = tuple(score[key] for key in _PROTOCOL)
+    for name, alike in scored_alike(records):
+        for record in alike:
+            protocol = tuple(record["perplexity"][name][key] for key in _PROTOCOL)
             parts.setdefault((record["model"], _key(record["config"]["model"]), name, protocol), []).append(record)
     return [_grid(model, name, protocol, found) for (model, _, name, protocol), found in parts.items()]
 
 
 def _grid(model: str, name: str, protocol: tuple, records: list[dict]) -> Grid:
     windows, length, split = protocol[:3]
-    dense = sorted({f"{r['perplexity'][name]['perplexity']:,.2f}" for r in records if r["pattern"] == "dense"})
+    dense = sorted({f"{r['perplexity'][name]['perplexity']:,.2f}" for r in records if r["pattern"] == _DENSE})
     title = f"{model}, perplexity on {name} ({windows} {split} windows of {length} tokens"
     title += f"; without pruning {' or '.join(dense)})" if dense else ")"
-    pruned = [record for record in records if record["pattern"] != "dense"]
-    labels = _labels(pruned)
+    pruned = [record for record in records if record["pattern"] != _DENSE]
+    labels = row_labels(pruned)
     cells: dict[tuple[str, str], Cell] = {}
     for record in pruned:
         cell = cells.setdefault((labels[record["name"]], record["pattern"]), Cell())
@@ -97,7 +118,45 @@ def _grid(model: str, name: str, protocol: tuple, records: list[dict]) -> Grid:
     return Grid(title, sorted({row for row, _ in cells}, key=height, reverse=True), patterns, cells, notes)
 
 
-def _labels(records: list[dict]) -> dict[str, str]:
+def accuracy_grids(records: list[dict]) -> list[Grid]:
+    """One grid per model, pattern and protocol of the tasks; the dense model's row stands in each of its model."""
+    parts: dict[tuple, list[dict]] = {}
+    for record in records:
+        if "zero_shot" in record:
+            model = (record["model"], _key(record["config"]["model"]), _task_protocol(record["zero_shot"]))
+            parts.setdefault(model, []).append(record)
+    found = []
+    for (model, *_), scored in parts.items():
+        dense = [record for record in scored if record["pattern"] == _DENSE]
+        for pattern in dict.fromkeys(record["pattern"] for record in scored if record not in dense):
+            own = [record for record in scored if record["pattern"] == pattern]
+            found.append(_accuracy_grid(model, pattern, dense + own))
+    return found
+
+
+def _task_protocol(scores: dict) -> str:
+    tasks = {name: [task[key] for key in ("n", "version", "num_fewshot")] for name, task in scores["tasks"].items()}
+    return str((scores["limit"], scores["dtype"], scores["lm_eval"], tasks))
+
+
+def _accuracy_grid(model: str, pattern: str, records: list[dict]) -> Grid:
+    first, labels = records[0]["zero_shot"], row_labels(records)
+    limited = "" if first["limit"] is None else f"; limited to the first {first['limit']} documents of each task"
+    cells: dict[tuple[str, str], Cell] = {}
+    for record in records:
+        scores = record["zero_shot"]
+        columns = {name: (task["acc"], [task["acc_stderr"]]) for name, task in scores["tasks"].items()}
+        for column, (accuracy, errors) in (columns | {"mean": (scores["average_acc"], [])}).items():
+            cell = cells.setdefault((labels[record["name"]], column), Cell())
+            cell.values.append(100 * accuracy)
+            cell.errors += [100 * error for error in errors]
+            cell.runs.append(record["name"])
+    rows = sorted(dict.fromkeys(labels.values()), key=lambda row: cells[row, "mean"].mean)
+    title = f"{model} at {pattern}, zero-shot accuracy in % (acc{limited})"
+    return Grid(title, rows, [*first["tasks"], "mean"], cells, lowest_wins=False)
+
+
+def row_labels(records: list[dict]) -> dict[str, str]:
     """{run: row}: the method, with the keys that differ where it stands in one cell with several settings."""
     labels = {}
     for method in dict.fromkeys(record["method"] for record in records):
@@ -120,10 +179,10 @@ def _key(settings: dict) -> str:
 
 def markdown_grid(grid: Grid) -> str:
     """A Markdown table under its title, the best of each column in bold, `--` where there is no run."""
-    lines = [grid.title, "", "| method | " + " | ".join(grid.patterns) + " |"]
-    lines.append("| --- |" + " ---: |" * len(grid.patterns))
+    lines = [grid.title, "", "| method | " + " | ".join(grid.columns) + " |"]
+    lines.append("| --- |" + " ---: |" * len(grid.columns))
     for row in grid.rows:
-        shown = [(grid.text(row, pattern), grid.best(pattern) == row) for pattern in grid.patterns]
+        shown = [(grid.text(row, column), grid.best(column) == row) for column in grid.columns]
         texts = [f"**{text}**" if best else text for text, best in shown]
         lines.append(f"| {row} | " + " | ".join(texts) + " |")
     lines += ["", *(f"* {note}" for note in grid.notes)] if grid.notes else []
@@ -132,10 +191,10 @@ def markdown_grid(grid: Grid) -> str:
 
 def latex_grid(grid: Grid) -> str:
     """The same as a LaTeX table in the manner of booktabs, its title as a comment."""
-    lines = [f"% {grid.title}", r"\begin{tabular}{l" + "r" * len(grid.patterns) + "}", r"\toprule"]
-    lines += [" & ".join(["method", *map(_escaped, grid.patterns)]) + r" \\", r"\midrule"]
+    lines = [f"% {grid.title}", r"\begin{tabular}{l" + "r" * len(grid.columns) + "}", r"\toprule"]
+    lines += [" & ".join(["method", *map(_escaped, grid.columns)]) + r" \\", r"\midrule"]
     for row in grid.rows:
-        shown = [(_escaped(grid.text(row, pattern)), grid.best(pattern) == row) for pattern in grid.patterns]
+        shown = [(_escaped(grid.text(row, column)), grid.best(column) == row) for column in grid.columns]
         texts = [rf"\textbf{{{text}}}" if best else text for text, best in shown]
         lines.append(" & ".join([_escaped(row), *texts]) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
@@ -151,9 +210,9 @@ def csv_cells(all_grids: list[Grid]) -> str:
     """Every cell of every grid as a line: mean, spread, number of seeds, and the runs it comes from."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["table", "method", "pattern", "mean", "spread", "seeds", "runs"])
+    writer.writerow(["table", "method", "column", "mean", "spread", "seeds", "runs"])
     for grid in all_grids:
-        for (row, pattern), cell in grid.cells.items():
+        for (row, column), cell in grid.cells.items():
             spread = "" if cell.spread is None else cell.spread
-            writer.writerow([grid.title, row, pattern, cell.mean, spread, len(cell.values), " ".join(cell.runs)])
+            writer.writerow([grid.title, row, column, cell.mean, spread, len(cell.values), " ".join(cell.runs)])
     return text.getvalue()

@@ -16,8 +16,8 @@ def page(grids: list[Grid], pictures: list[Path], records: list[dict], failed: l
     """`failed`: a line for each run that has no record."""
     parts = ["<h1>elsa: report</h1>"]
     for grid in grids:
-        rows = [[row, *(_cell(grid, row, pattern) for pattern in grid.patterns)] for row in grid.rows]
-        parts += [f"<h2>{escape(grid.title)}</h2>", _table(["method", *grid.patterns], rows)]
+        rows = [[row, *(_cell(grid, row, column) for column in grid.columns)] for row in grid.rows]
+        parts += [f"<h2>{escape(grid.title)}</h2>", _table(["method", *grid.columns], rows)]
         parts += [f"<p>{escape(note)}</p>" for note in grid.notes]
     parts += [f'<img alt="{escape(path.stem)}" src="data:image/png;base64,{_base64(path)}">' for path in pictures]
     if failed:
@@ -31,10 +31,10 @@ def page(grids: list[Grid], pictures: list[Path], records: list[dict], failed: l
     return head + "\n".join(parts) + "</html>\n"
 
 
-def _cell(grid: Grid, row: str, pattern: str) -> str:
-    text = grid.text(row, pattern)
-    runs = grid.cells[row, pattern].runs if (row, pattern) in grid.cells else []
-    shown = f"<b>{text}</b>" if grid.best(pattern) == row else text
+def _cell(grid: Grid, row: str, column: str) -> str:
+    text = grid.text(row, column)
+    runs = grid.cells[row, column].runs if (row, column) in grid.cells else []
+    shown = f"<b>{text}</b>" if grid.best(column) == row else text
     return f'<span title="{escape(" ".join(runs))}">{shown}</span>'
 
 

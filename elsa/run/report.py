@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -12,11 +13,21 @@ from elsa.config.compose import plain
 from elsa.config.schema import ReportConfig, build
 from elsa.errors import UserError
 from elsa.files import content_hash, write_atomically
-from elsa.report.figure import cost_figure, grid_figure
-from elsa.report.grid import csv_cells, grids, latex_grid, markdown_grid
+from elsa.report.figure import accuracy_figure, convergence_figure, cost_figure, grid_figure, pareto_figure
+from elsa.report.grid import (
+    Grid,
+    accuracy_grids,
+    csv_cells,
+    grids,
+    latex_grid,
+    markdown_grid,
+    row_labels,
+    scored_alike,
+)
 from elsa.report.page import page
 from elsa.report.record import read_record, read_records
 from elsa.sweep.manifest import read_manifest
+from elsa.track.jsonl import logged
 
 
 def report(composed: DictConfig) -> None:
@@ -30,25 +41,23 @@ def report(composed: DictConfig) -> None:
         failed += [f"{cell}: {cell.reason or cell.state}" for cell in cells or [] if not cell.finished]
     for line in failed:
         print(f"elsa: no record of {line}", file=sys.stderr)
-    records = _read(sources)
-    if not records:
+    found = _read(sources)
+    if not found:
         raise UserError(f"records={run.records}: no finished run below, that is no result.json")
-    _write(Path(run.paths.outputs) / "reports" / content_hash(sorted(r["name"] for r in records)), records, failed)
+    name = content_hash(sorted(record["name"] for record, _ in found))
+    _write(Path(run.paths.outputs) / "reports" / name, found, failed)
 
 
-def _write(folder: Path, records: list[dict], failed: list[str]) -> None:
-    found = grids(records)
-    tables = "\n".join(markdown_grid(grid) for grid in found)
-    pictures = [folder / f"perplexity_{number}.png" for number in range(len(found))]
-    for grid, path in zip(found, pictures, strict=True):
-        grid_figure(grid, path)
-    for name in dict.fromkeys(name for record in records for name in record["perplexity"]):
-        pictures.append(folder / f"cost_{name}.png")
-        cost_figure([record for record in records if name in record["perplexity"]], name, pictures[-1])
+def _write(folder: Path, found: list[tuple[dict, Path | None]], failed: list[str]) -> None:
+    records = [record for record, _ in found]
+    perplexities, accuracies = grids(records), accuracy_grids(records)
+    every = perplexities + accuracies
+    tables = "\n".join(markdown_grid(grid) for grid in every)
+    pictures = _draw(folder, perplexities, accuracies, found)
     texts = {
-        "tables.md": tables, "tables.tex": "\n".join(latex_grid(grid) for grid in found), "cells.csv": csv_cells(found),
+        "tables.md": tables, "tables.tex": "\n".join(latex_grid(grid) for grid in every), "cells.csv": csv_cells(every),
         "records.jsonl": "".join(json.dumps(record) + "\n" for record in records),
-        "index.html": page(found, pictures, records, failed),
+        "index.html": page(every, pictures, records, failed),
     }  # fmt: skip
     for name, text in texts.items():
         write_atomically(folder / name, lambda temporary, text=text: temporary.write_text(text))
@@ -56,17 +65,53 @@ def _write(folder: Path, records: list[dict], failed: list[str]) -> None:
     print(f"{folder}: {', '.join(texts)} (cells.csv names the runs behind each number), pictures", flush=True)
 
 
+def _draw(
+    folder: Path, perplexities: list[Grid], accuracies: list[Grid], found: list[tuple[dict, Path | None]]
+) -> list[Path]:
+    """All pictures; their files."""
+    pictures: list[Path] = []
+
+    def draw(name: str, figure: Callable, *arguments: object) -> None:
+        pictures.append(folder / f"{name}.png")
+        figure(*arguments, pictures[-1])
+
+    for number, grid in enumerate(perplexities):
+        draw(f"perplexity_{number}", grid_figure, grid)
+    for number, grid in enumerate(accuracies):
+        draw(f"accuracy_{number}", accuracy_figure, grid)
+    for number, (name, alike) in enumerate(scored_alike([record for record, _ in found])):
+        draw(f"cost_{number}_{name}", cost_figure, alike, name)
+        draw(f"pareto_{number}_{name}", pareto_figure, alike, name)
+    for model in dict.fromkeys(record["model"] for record, _ in found):
+        if curves := _curves([(record, path) for record, path in found if record["model"] == model]):
+            draw(f"convergence_{model}", convergence_figure, curves, f"training on {model}")
+    return pictures
+
+
+def _curves(found: list[tuple[dict, Path | None]]) -> dict[str, list[tuple[str, list[dict]]]]:
+    """{pattern: [(row label, lines of metrics.jsonl)]} of the runs that trained and whose folder is there."""
+    labels, curves = row_labels([record for record, _ in found]), {}
+    for record, folder in found:
+        lines = [] if folder is None else logged(folder)
+        if lines:
+            curves.setdefault(record["pattern"], []).append((labels[record["name"]], lines))
+    return curves
+
+
 def _sources(path: Path) -> list[Path]:
     """The records below a folder, or the one `records.jsonl` that an earlier report wrote."""
     return [path] if path.is_file() else sorted(path.rglob("result.json"))
 
 
-def _read(sources: list[Path]) -> list[dict]:
-    """All records of the files; a file that is no record is named and skipped."""
-    records = []
+def _read(sources: list[Path]) -> list[tuple[dict, Path | None]]:
+    """All records of the files, each with its run's folder if it lies there; what is no record is named and skipped."""
+    found: list[tuple[dict, Path | None]] = []
     for source in sources:
         try:
-            records += read_records(source) if source.suffix == ".jsonl" else [read_record(source.parent)]
+            if source.suffix == ".jsonl":
+                found += [(record, None) for record in read_records(source)]
+            else:
+                found.append((read_record(source.parent), source.parent))
         except UserError as error:
             print(f"elsa: skipped {error}", file=sys.stderr)
-    return records
+    return found

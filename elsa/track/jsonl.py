@@ -7,6 +7,8 @@ from pathlib import Path
 from elsa.files import write_atomically
 from elsa.track import Outcome, TrackedRun, Tracker, TrackerSource
 
+_FILE = "metrics.jsonl"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Jsonl(TrackerSource):
@@ -20,9 +22,8 @@ class JsonlTracker:
     """Appends and flushes: a reader sees every line as soon as it is logged. `kept`: the lines of before."""
 
     def __init__(self, run: TrackedRun):
-        path = run.folder / "metrics.jsonl"
-        lines = [json.loads(line) for line in _whole_lines(path)]
-        self.kept = [line for line in lines if run.step is None or line["step"] <= run.step]
+        path = run.folder / _FILE
+        self.kept = [line for line in logged(run.folder) if run.step is None or line["step"] <= run.step]
         text = "".join(json.dumps(line) + "\n" for line in self.kept)
         write_atomically(path, lambda temporary: temporary.write_text(text))
         self._file = path.open("a")
@@ -35,6 +36,8 @@ class JsonlTracker:
         self._file.close()
 
 
-def _whole_lines(path: Path) -> list[str]:
-    """The lines of the file; the last one does not count if a killed process left it unfinished."""
-    return path.read_text().split("\n")[:-1] if path.is_file() else []
+def logged(folder: Path) -> list[dict]:
+    """What a run has logged so far; the last line does not count if a killed process left it unfinished."""
+    path = folder / _FILE
+    lines = path.read_text().split("\n")[:-1] if path.is_file() else []
+    return [json.loads(line) for line in lines]

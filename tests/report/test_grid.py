@@ -1,6 +1,6 @@
 import pytest
 
-from elsa.report.grid import grids, latex_grid, markdown_grid
+from elsa.report.grid import accuracy_grids, csv_cells, grids, latex_grid, markdown_grid
 
 
 def record(method, pattern, value, seed=0, settings=None, windows=8, model="tiny", name="a"):
@@ -20,7 +20,7 @@ def test_seeds_become_mean_and_spread_and_gaps_show():
             record("alps", "50%", 9.0), record("alps", "2:4", 200.4), record("wanda", "90%", 50.0),
         ]
     )  # fmt: skip
-    assert grid.patterns == ["50%", "90%", "2:4"]
+    assert grid.columns == ["50%", "90%", "2:4"]
     assert (grid.cells["wanda", "50%"].mean, grid.cells["wanda", "50%"].spread) == (11.0, pytest.approx(2**0.5))
     lines = markdown_grid(grid).splitlines()
     assert lines[0] == "tiny, perplexity on a (8 test windows of 16 tokens; without pruning 5.00)"
@@ -59,3 +59,30 @@ def test_latex_escapes_and_marks_the_best():
     assert r"method & 50\% \\" in lines
     assert r"l\_admm & 10.00 \\" in lines
     assert r"alps & \textbf{9.50 $\pm$ 0.71} \\" in lines
+
+
+def scored(method, pattern, accuracy, seed=0, limit=None, version=1.0):
+    task = {"acc": accuracy, "acc_stderr": 0.02, "n": 50, "version": version, "num_fewshot": 0}
+    scores = {"tasks": {"rte": task}, "average_acc": accuracy, "limit": limit, "dtype": "float32", "lm_eval": "0.4"}
+    return record(method, pattern, 9.0, seed) | {"zero_shot": scores}
+
+
+def test_accuracies_stand_by_task_beside_the_dense_model_and_the_highest_wins():
+    (grid,) = accuracy_grids(
+        [scored("dense", "dense", 0.7), scored("wanda", "50%", 0.6), scored("elsa", "50%", 0.62, limit=None)]
+    )
+    lines = markdown_grid(grid).splitlines()
+    assert lines[0] == "tiny at 50%, zero-shot accuracy in % (acc)"
+    assert lines[2] == "| method | rte | mean |"
+    assert lines[4:] == ["| wanda | 60.00 | 60.00 |", "| elsa | **62.00** | **62.00** |", "| dense | 70.00 | 70.00 |"]
+    assert '"tiny at 50%, zero-shot accuracy in % (acc)",elsa,rte,62.0,,1,elsa-50%-0-None' in csv_cells([grid])
+
+
+def test_limited_accuracies_and_other_versions_of_a_task_are_never_mixed():
+    runs = [
+        scored("wanda", "50%", 0.6),
+        scored("wanda", "50%", 0.5, limit=10),
+        scored("wanda", "50%", 0.4, version=2.0),
+    ]
+    assert [grid.cells["wanda", "rte"].values for grid in accuracy_grids(runs)] == [[60.0], [50.0], [40.0]]
+    assert accuracy_grids(runs)[1].title.endswith("(acc; limited to the first 10 documents of each task)")

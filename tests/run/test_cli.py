@@ -163,7 +163,7 @@ def test_report_averages_seeds_and_skips_what_is_no_record(elsa, tmp_path):
     assert all((Path("outputs/runs") / run).is_dir() for run in lines[1].split(",")[-1].split())
     page = next(Path().glob("outputs/reports/*/index.html")).read_text()
     assert all(run in page for run in lines[1].split(",")[-1].split())
-    assert page.count("data:image/png;base64,") == 2
+    assert page.count("data:image/png;base64,") == 3  # perplexity by sparsity, by cost, by size
     assert 'src="http' not in page
     assert r"\toprule" in next(Path().glob("outputs/reports/*/tables.tex")).read_text()
     bundle = next(Path().glob("outputs/reports/*/records.jsonl"))
@@ -193,6 +193,10 @@ def test_zero_shot_of_the_pruned_model_stands_beside_the_dense_one(elsa, tmp_pat
     _, record = of("magnitude")
     assert record["zero_shot"]["tasks"]["rte"]["n"] == 10
     assert record["zero_shot_against_dense"]["rte"]["n"] == 10
+    code, out, _ = elsa("report", model=False)
+    assert code == 0
+    assert "zero-shot accuracy in %" in out
+    assert next(Path().glob("outputs/reports/*/accuracy_0.png")).stat().st_size > 10_000
     assert record["perplexity"].keys() == {"held_out"}
     assert "zero-shot acc" in out
     folder, _ = of("magnitude")
