@@ -1,6 +1,6 @@
 """ADMM over all prunable weights, as a constraint of the training loop."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
@@ -12,8 +12,9 @@ from elsa.admm.optimizer import Stepper
 from elsa.admm.penalty import Constant, Penalty
 from elsa.admm.precision import Precision
 from elsa.admm.probe import due, holding
+from elsa.sparsity.allocation import allocate
 from elsa.sparsity.pattern import Pattern
-from elsa.sparsity.projection import project
+from elsa.sparsity.projection import project, saliency
 
 if TYPE_CHECKING:
     from elsa.model.prunable import PrunableWeight
@@ -27,7 +28,8 @@ class Admm:
     `retention`: u ← retention · (u + x − z); 1 is ADMM, 0 a penalty method. After step `polish_from` x is projected and
     trains on within its support. `supports`: the first supports of z by name, None for those of magnitude. `ramp`: the
     steps over which the sparsity of z rises to the pattern's, 0 to start there. `probe_every`: about how many steps lie
-    between two measurements of what costs more than the distances (0: none).
+    between two measurements of what costs more than the distances (0: none). `whole`: an unstructured pattern is a
+    budget of zeros for all weights together (`elsa.sparsity.allocation`); else each has the same share of zeros.
     """
 
     def __init__(
@@ -46,7 +48,9 @@ class Admm:
         ramp: int = 0,
         supports: Mapping[str, torch.Tensor] | None = None,
         probe_every: int = 0,
+        whole: bool = False,
     ):
+        self._whole = whole
         self._weights, self._stepper, self._pattern, self._schedule = weights, stepper, pattern, penalty
         self._steps, self.interval, self._objective_aware = steps, interval, objective_aware
         self._retention, self._polish_from, self._ramp = retention, polish_from, ramp
@@ -100,10 +104,16 @@ class Admm:
         return metrics
 
     def _update(self, step: int) -> dict:
-        shares, changed, moved, pattern = {}, 0, 0.0, self._pattern_at(step)
+        def score(name: str) -> torch.Tensor:
+            weight = self._weights[name]
+            return self._states[name].saliency(weight.value_OI, self._importance(weight))
+
+        shares, changed, moved, patterns = {}, 0, 0.0, self._patterns(self._pattern_at(step), score)
         for name, weight in self._weights.items():
             before = self._states[name].sparse() if self._probing else None
-            flips = self._states[name].update(weight.value_OI, pattern, self._importance(weight), self._retention)
+            flips = self._states[name].update(
+                weight.value_OI, patterns[name], self._importance(weight), self._retention
+            )
             shares[name], changed = flips / weight.parameter.numel(), changed + flips
             if before is not None:
                 moved += (self._states[name].sparse() - before).float().square().sum()
@@ -162,8 +172,14 @@ class Admm:
         if self._support:
             return
         self.before_projection = self.distances()
-        for weight in self._weights.values():
-            weight.value_OI.copy_(project(weight.value_OI, self._pattern, self._importance(weight)))
+
+        def score(name: str) -> torch.Tensor:
+            weight = self._weights[name]
+            return saliency(weight.value_OI.float(), self._importance(weight))
+
+        patterns = self._patterns(self._pattern, score)
+        for name, weight in self._weights.items():
+            weight.value_OI.copy_(project(weight.value_OI, patterns[name], self._importance(weight)))
 
     def verdict(self) -> str:
         """What the last projection did to the weights, in words."""
@@ -192,6 +208,13 @@ class Admm:
 
     def _pattern_at(self, step: int) -> Pattern:
         return self._pattern.ramped(step / self._ramp) if self._ramp else self._pattern
+
+    def _patterns(self, pattern: Pattern, score: Callable[[str], torch.Tensor]) -> dict[str, Pattern]:
+        """The pattern of each weight, the same for all unless they share one budget. `score(name)`: saliencies."""
+        if not self._whole or pattern.group is not None:
+            return dict.fromkeys(self._weights, pattern)
+        zeros = allocate(((name, score(name)) for name in self._weights), pattern.sparsity)
+        return {name: pattern.with_zeros(zeros[name], w.parameter.numel()) for name, w in self._weights.items()}
 
     def _importance(self, weight: "PrunableWeight") -> torch.Tensor | None:
         return weight.as_OI(self._stepper.second_moment(weight.parameter)) if self._objective_aware else None

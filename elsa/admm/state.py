@@ -57,6 +57,10 @@ class State(ABC):
         after = self._take(target, pattern.mask(saliency(target, importance_OI)), retention)
         return int((after != before).sum())
 
+    def saliency(self, weight_OI: torch.Tensor, importance_OI: torch.Tensor | None = None) -> torch.Tensor:
+        """What zeroing each entry of x + u would cost, fp32: what the next update goes by."""
+        return saliency(self._target(weight_OI.float(), self.kept()), importance_OI)
+
     @abstractmethod
     def rescale_dual(self, factor: float) -> None:
         """u ← factor · u, due at the moment λ changes (factor = λ_old / λ_new)."""

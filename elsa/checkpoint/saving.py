@@ -26,19 +26,28 @@ def count_zeros(folder: Path, names: list[str]) -> dict[str, dict[str, int]]:
     return {name: counts[name] for name in names}
 
 
-def check_pattern(folder: Path, transposed: dict[str, bool], pattern: Pattern) -> None:
-    """Raise `UserError` if a saved weight has fewer zeros than the pattern asks for. `transposed`: stored as [I, O]."""
+def check_pattern(folder: Path, transposed: dict[str, bool], pattern: Pattern, uniform: bool = True) -> None:
+    """Raise `UserError` if a saved weight has fewer zeros than the pattern asks for, or all together if not `uniform`.
+
+    `transposed`: names, and whether the weight is stored as [I, O].
+    """
+    wanted = found = 0  # over all weights
     for name, tensor in _tensors(folder, set(transposed)):
         weight = tensor.t() if transposed[name] else tensor
         if pattern.group is None:
-            wanted, found = pattern.zeros(weight.numel()), int((weight == 0).sum())
-            short = found < wanted - weight.shape[0]  # a method may round in every row
+            its_wanted, its_found = pattern.zeros(weight.numel()), int((weight == 0).sum())
+            short = uniform and its_found < its_wanted - weight.shape[0]  # a method may round in every row
+            wanted, found = wanted + its_wanted, found + its_found
         else:
-            keep = pattern.group - round(pattern.group * pattern.sparsity)
-            most = int((weight.reshape(-1, pattern.group) != 0).sum(1).max())
-            wanted, found, short = keep, most, most > keep
+            its_wanted = pattern.group - round(pattern.group * pattern.sparsity)
+            its_found = int((weight.reshape(-1, pattern.group) != 0).sum(1).max())
+            short = its_found > its_wanted
         if short:
-            raise UserError(f"{folder}: {name} misses pattern {pattern.pattern}: wanted {wanted}, found {found}")
+            raise UserError(
+                f"{folder}: {name} misses pattern {pattern.pattern}: wanted {its_wanted}, found {its_found}"
+            )
+    if not uniform and found < wanted - len(transposed):  # each may round
+        raise UserError(f"{folder}: misses pattern {pattern.pattern}: wanted {wanted} zeros, found {found}")
 
 
 def _tensors(folder: Path, names: set[str]):

@@ -51,6 +51,11 @@ class Method(ABC):
 
     reads: ClassVar[tuple[str, ...]] = ("sparsity", "data", "seed")
 
+    @property
+    def uniform(self) -> bool:
+        """Whether every weight gets the same share of zeros; else they share one budget."""
+        return True
+
     def check(self, training: Training) -> None:  # noqa: B027 (most methods have nothing to check)
         """Raise `UserError` if the method cannot run with this training."""
 

@@ -42,6 +42,20 @@ def test_a_checkpoint_that_misses_its_pattern_is_refused(llama, tokenizer, tmp_p
         check_pattern(tmp_path / "bad", transposed, pattern)
 
 
+def test_weights_that_share_a_budget_are_counted_together(llama, tokenizer, tmp_path):
+    weights = prunable_weights(llama)
+    for number, weight in enumerate(weights.values()):
+        weight.value_OI.mul_(number % 2)
+    transposed, zeros = dict.fromkeys(weights, False), sum(int((w.value_OI == 0).sum()) for w in weights.values())
+    save(llama, tokenizer, tmp_path)
+    met = Pattern(pattern="unstructured", ratio=zeros / sum(w.value_OI.numel() for w in weights.values()))
+    check_pattern(tmp_path, transposed, met, uniform=False)
+    with pytest.raises(UserError, match=r"_proj\.weight misses pattern"):
+        check_pattern(tmp_path, transposed, met)
+    with pytest.raises(UserError, match=rf"wanted \d+ zeros, found {zeros}"):
+        check_pattern(tmp_path, transposed, Pattern(pattern="unstructured", ratio=met.ratio + 0.02), uniform=False)
+
+
 def test_a_failed_save_leaves_nothing(llama, tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr(type(tokenizer), "save_pretrained", lambda self, folder: (_ for _ in ()).throw(OSError("full")))
     with pytest.raises(OSError, match="full"):
