@@ -28,8 +28,7 @@ class Admm:
     `retention`: u ← retention · (u + x − z); 1 is ADMM, 0 a penalty method. After step `polish_from` x is projected and
     trains on within its support. `supports`: the first supports of z by name, None for those of magnitude. `ramp`: the
     steps over which the sparsity of z rises to the pattern's, 0 to start there. `probe_every`: about how many steps lie
-    between two measurements of what costs more than the distances (0: none). `whole`: an unstructured pattern is a
-    budget of zeros for all weights together (`elsa.sparsity.allocation`); else each has the same share of zeros.
+    between two measurements of what costs more than the distances (0: none).
     """
 
     def __init__(
@@ -48,9 +47,7 @@ class Admm:
         ramp: int = 0,
         supports: Mapping[str, torch.Tensor] | None = None,
         probe_every: int = 0,
-        whole: bool = False,
     ):
-        self._whole = whole
         self._weights, self._stepper, self._pattern, self._schedule = weights, stepper, pattern, penalty
         self._steps, self.interval, self._objective_aware = steps, interval, objective_aware
         self._retention, self._polish_from, self._ramp = retention, polish_from, ramp
@@ -211,7 +208,7 @@ class Admm:
 
     def _patterns(self, pattern: Pattern, score: Callable[[str], torch.Tensor]) -> dict[str, Pattern]:
         """The pattern of each weight, the same for all unless they share one budget. `score(name)`: saliencies."""
-        if not self._whole or pattern.group is not None:
+        if pattern.allocation == "uniform":
             return dict.fromkeys(self._weights, pattern)
         zeros = allocate(((name, score(name)) for name in self._weights), pattern.sparsity)
         return {name: pattern.with_zeros(zeros[name], w.parameter.numel()) for name, w in self._weights.items()}

@@ -84,3 +84,14 @@ def prove_chunks(model: nn.Module, ids_NL: torch.Tensor) -> None:
             f"precision.loss_chunk: this model computes its logits in a way of its own (loss {whole:.4f}, in chunks "
             f"{parts:.4f}); set precision.loss_chunk=null"
         )
+
+
+@torch.enable_grad()
+def squared_gradients(model: nn.Module, parameters: list[nn.Parameter], windows_NL: torch.Tensor) -> list[torch.Tensor]:
+    """Mean over windows of (∂ cross-entropy / ∂ parameter)², fp32, in the parameters' shapes."""
+    sums, device = [torch.zeros_like(parameter, dtype=torch.float32) for parameter in parameters], parameters[0].device
+    for window in windows_NL.split(1):
+        loss = next_token_loss(model, window.to(device, torch.long))
+        for total, gradient in zip(sums, torch.autograd.grad(loss, parameters), strict=True):
+            total.add_(gradient.float().square(), alpha=1 / len(windows_NL))
+    return sums

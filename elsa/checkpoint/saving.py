@@ -26,17 +26,18 @@ def count_zeros(folder: Path, names: list[str]) -> dict[str, dict[str, int]]:
     return {name: counts[name] for name in names}
 
 
-def check_pattern(folder: Path, transposed: dict[str, bool], pattern: Pattern, uniform: bool = True) -> None:
-    """Raise `UserError` if a saved weight has fewer zeros than the pattern asks for, or all together if not `uniform`.
+def check_pattern(folder: Path, transposed: dict[str, bool], pattern: Pattern) -> None:
+    """Raise `UserError` if a saved weight, or all together under a global budget, misses zeros of the pattern.
 
     `transposed`: names, and whether the weight is stored as [I, O].
     """
-    wanted = found = 0  # over all weights
+    wanted, found, uniform = 0, 0, pattern.allocation == "uniform"  # a method may round in every row
     for name, tensor in _tensors(folder, set(transposed)):
         weight = tensor.t() if transposed[name] else tensor
         if pattern.group is None:
             its_wanted, its_found = pattern.zeros(weight.numel()), int((weight == 0).sum())
-            short = uniform and its_found < its_wanted - weight.shape[0]  # a method may round in every row
+            its_wanted -= weight.shape[0]
+            short = uniform and its_found < its_wanted
             wanted, found = wanted + its_wanted, found + its_found
         else:
             its_wanted = pattern.group - round(pattern.group * pattern.sparsity)
@@ -46,7 +47,7 @@ def check_pattern(folder: Path, transposed: dict[str, bool], pattern: Pattern, u
             raise UserError(
                 f"{folder}: {name} misses pattern {pattern.pattern}: wanted {its_wanted}, found {its_found}"
             )
-    if not uniform and found < wanted - len(transposed):  # each may round
+    if not uniform and found < wanted:
         raise UserError(f"{folder}: misses pattern {pattern.pattern}: wanted {wanted} zeros, found {found}")
 
 

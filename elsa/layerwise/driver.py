@@ -7,6 +7,7 @@ Shapes: T tokens, O outputs and I inputs of a linear layer.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,6 +21,8 @@ from elsa.track.progress import progress
 if TYPE_CHECKING:
     from elsa.model.prunable import PrunableWeight
 
+Patterns = Mapping[nn.Parameter, Pattern]  # of every prunable weight
+
 
 class BlockPruner(ABC):
     """How one method prunes a block, given what flows into it. The driver owns everything else."""
@@ -28,7 +31,7 @@ class BlockPruner(ABC):
 
     @abstractmethod
     def prune_block(
-        self, replay: BlockReplay | None, index: int, layers: dict[str, "PrunableWeight"], pattern: Pattern
+        self, replay: BlockReplay | None, index: int, layers: dict[str, "PrunableWeight"], patterns: Patterns
     ) -> None:
         """Prune the linear layers of block `index` in place. `replay` is None if the method needs no inputs."""
 
@@ -53,11 +56,11 @@ class LayerPruner(BlockPruner):
         """The pruned weight, fp32 [O, I]. `prepared` is None if the method needs no inputs."""
 
     def prune_block(
-        self, replay: BlockReplay | None, index: int, layers: dict[str, "PrunableWeight"], pattern: Pattern
+        self, replay: BlockReplay | None, index: int, layers: dict[str, "PrunableWeight"], patterns: Patterns
     ) -> None:
         groups = [(list(layers), None)] if replay is None else collect(replay, index, layers, self)
         for names, statistics in groups:
-            prune_group({name: layers[name] for name in names}, statistics, self, pattern)
+            prune_group({name: layers[name] for name in names}, statistics, self, patterns)
 
 
 @torch.no_grad()
@@ -66,7 +69,7 @@ def prune_blocks(
     blocks: nn.ModuleList,
     weights: list[dict[str, "PrunableWeight"]],
     pruner: BlockPruner,
-    pattern: Pattern,
+    patterns: Patterns,
     windows_NL: torch.Tensor | None,
     place: str = "auto",
 ) -> None:
@@ -78,19 +81,19 @@ def prune_blocks(
     model.eval()
     replay = capture(model, blocks, windows_NL, place) if pruner.needs_inputs else None
     for index in progress(range(len(blocks)), "prune", unit="block"):
-        pruner.prune_block(replay, index, weights[index], pattern)
+        pruner.prune_block(replay, index, weights[index], patterns)
         if replay is not None and index + 1 < len(blocks):
             replay.propagate(index)
 
 
-def prune_group(layers: dict[str, "PrunableWeight"], statistics: Any, pruner: LayerPruner, pattern: Pattern) -> None:
+def prune_group(layers: dict[str, "PrunableWeight"], statistics: Any, pruner: LayerPruner, patterns: Patterns) -> None:
     """Prune layers that share their inputs, and so the statistic (None: the pruner needs none), in place."""
     for name, weight in layers.items():
         _refuse_not_finite(weight.value_OI, f"the weights of {name}")
     try:
         prepared = None if statistics is None else pruner.prepare(statistics)
         for weight in layers.values():
-            weight.value_OI.copy_(pruner.prune(weight.value_OI.float(), prepared, pattern))
+            weight.value_OI.copy_(pruner.prune(weight.value_OI.float(), prepared, patterns[weight.parameter]))
     except torch.linalg.LinAlgError as error:
         raise UserError(
             f"method.damping: the Gram matrix of {next(iter(layers))} cannot be factorised ({error}); raise the "

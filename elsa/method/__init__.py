@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from elsa.admm.loop import Checkpoints, NoCheckpoints
+from elsa.admm.loss import squared_gradients
 from elsa.admm.optimizer import Stepper
 from elsa.admm.penalty import Penalty
 from elsa.admm.precision import Precision
@@ -23,7 +24,9 @@ from elsa.errors import require
 from elsa.layerwise.driver import BlockPruner, LayerPruner, prune_blocks
 from elsa.layerwise.statistics import add_to_gram, empty_gram
 from elsa.model.prunable import decoder_blocks, linear_weights
+from elsa.sparsity.allocation import allocate
 from elsa.sparsity.pattern import Pattern
+from elsa.sparsity.projection import saliency
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,11 +53,6 @@ class Method(ABC):
     """`reads`: the config groups, besides model and method, that change its result; they name the run folder."""
 
     reads: ClassVar[tuple[str, ...]] = ("sparsity", "data", "seed")
-
-    @property
-    def uniform(self) -> bool:
-        """Whether every weight gets the same share of zeros; else they share one budget."""
-        return True
 
     def check(self, training: Training) -> None:  # noqa: B027 (most methods have nothing to check)
         """Raise `UserError` if the method cannot run with this training."""
@@ -99,7 +97,26 @@ def prune_model(
     """Run the shared driver over all blocks of `model`."""
     blocks = decoder_blocks(model)
     weights = [linear_weights(block, f"block {index}: ") for index, block in enumerate(blocks)]
-    prune_blocks(model, blocks, weights, pruner, pattern, windows_NL, place)
+    parameters = [weight.parameter for block in weights for weight in block.values()]
+    if pattern.allocation == "uniform":
+        patterns = dict.fromkeys(parameters, pattern)
+    else:
+        patterns = budgeted(model, parameters, pattern, windows_NL)
+    prune_blocks(model, blocks, weights, pruner, patterns, windows_NL, place)
+
+
+def budgeted(
+    model: nn.Module, parameters: list[nn.Parameter], pattern: Pattern, windows_NL: torch.Tensor | None
+) -> dict[nn.Parameter, Pattern]:
+    """The pattern of each weight under a global budget, by what zeroing an entry would cost the model's own loss.
+
+    That is w² times the mean squared gradient of the dense model's cross-entropy over the windows (the diagonal of its
+    empirical Fisher information), or w² alone for a method that sees no data.
+    """
+    importance = [None] * len(parameters) if windows_NL is None else squared_gradients(model, parameters, windows_NL)
+    scores = (saliency(p.detach().float(), each) for p, each in zip(parameters, importance, strict=True))
+    zeros = allocate(zip(map(str, range(len(parameters))), scores, strict=True), pattern.sparsity)
+    return {p: pattern.with_zeros(count, p.numel()) for p, count in zip(parameters, zeros.values(), strict=True)}
 
 
 def trainable(model: nn.Module) -> list[nn.Parameter]:

@@ -19,16 +19,13 @@ class Elsa(Method):
     """Train all parameters; pull the prunable weights to their sparse copy; project at the end.
 
     `interval`: steps between two z/u updates. `projection`: "objective_aware" weighs entries by Adam's second moment
-    (Eq. 10 and 11), "euclidean" does not. `allocation`: "uniform" gives every weight the same share of zeros, "global"
-    places them where the projection's saliencies are lowest in the whole model; N:M is uniform by itself.
-
-    Deliberate differences to the reference code: the projection is the paper's by default; u is rescaled at the moment
-    λ changes; exact counts; one seed for everything.
+    (Eq. 10 and 11), "euclidean" does not. Deliberate differences to the reference code: the projection is the paper's
+    by default; u is rescaled at the moment λ changes; exact counts; one seed for everything. A global budget
+    (`sparsity.allocation`) is placed anew at every update.
     """
 
     interval: int
     projection: str
-    allocation: str
 
     reads = ("sparsity", "data", "seed", "training", "penalty", "precision")
 
@@ -36,13 +33,6 @@ class Elsa(Method):
         require(self.interval >= 1, "interval", self.interval, "at least 1 step")
         known = ("objective_aware", "euclidean")
         require(self.projection in known, "projection", self.projection, f"known: {', '.join(known)}")
-
-        known = ("uniform", "global")
-        require(self.allocation in known, "allocation", self.allocation, f"known: {', '.join(known)}")
-
-    @property
-    def uniform(self) -> bool:
-        return self.allocation == "uniform"
 
     def check(self, training: Training) -> None:
         within = self.interval <= training.steps
@@ -61,7 +51,7 @@ class Elsa(Method):
             admm = Admm(
                 weights, stepper, task.pattern, task.penalty, precision, interval=self.interval,
                 objective_aware=self.projection == "objective_aware", supports=supports,
-                probe_every=task.probe_every, whole=not self.uniform, **self._phases(training.steps),
+                probe_every=task.probe_every, **self._phases(training.steps),
             )  # fmt: skip
             loop = Loop(model, stepper, training, precision, admm, facts, teacher, task.probe_every)
             loop.run(windows, task.log, task.checkpoints)

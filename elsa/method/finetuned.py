@@ -27,10 +27,6 @@ class FineTuned(Method):
     def reads(self) -> tuple[str, ...]:
         return tuple({*self.start.reads, "data", "seed", "training", "precision"})
 
-    @property
-    def uniform(self) -> bool:
-        return self.start.uniform
-
     def apply(self, model: nn.Module, task: Task) -> dict:
         training, precision = task.training, task.precision
         teacher = teacher_of(model, training, precision)

@@ -7,11 +7,10 @@ import torch
 from elsa.admm.state import MergedState
 from elsa.errors import require
 from elsa.layerwise.capture import BlockReplay
-from elsa.layerwise.driver import collect
+from elsa.layerwise.driver import Patterns, collect
 from elsa.method import BlockwiseMethod
 from elsa.method.wanda import Wanda
 from elsa.model.prunable import PrunableWeight
-from elsa.sparsity.pattern import Pattern
 from elsa.sparsity.projection import project
 
 
@@ -41,11 +40,13 @@ class Safe(BlockwiseMethod):
             require(getattr(self, name) > 0, name, getattr(self, name), "positive")
         require(self.perturbation >= 0, "perturbation", self.perturbation, "not negative; 0 turns SAM off")
 
-    def prune_block(self, replay: BlockReplay, index: int, layers: dict[str, PrunableWeight], pattern: Pattern) -> None:
+    def prune_block(
+        self, replay: BlockReplay, index: int, layers: dict[str, PrunableWeight], patterns: Patterns
+    ) -> None:
         importance = self._importance(replay, index, layers)
         targets = replay.outputs(index)
         parameters = [weight.parameter for weight in layers.values()]
-        states = {name: MergedState(weight.value_OI, pattern) for name, weight in layers.items()}
+        states = {name: MergedState(weight.value_OI, patterns[weight.parameter]) for name, weight in layers.items()}
         optimizer = torch.optim.Adam(parameters, lr=self.learning_rate, fused=True)
         steps = self.epochs * len(targets)
         for step in range(steps):
@@ -57,10 +58,10 @@ class Safe(BlockwiseMethod):
             optimizer.step()
             if (step + 1) % self.interval == 0:
                 for name, weight in layers.items():
-                    states[name].update(weight.value_OI, pattern, importance[name])
+                    states[name].update(weight.value_OI, patterns[weight.parameter], importance[name])
         optimizer.zero_grad()
         for name, weight in layers.items():
-            weight.value_OI.copy_(project(weight.value_OI, pattern, importance[name]))
+            weight.value_OI.copy_(project(weight.value_OI, patterns[weight.parameter], importance[name]))
 
     def _set_gradients(
         self, parameters: list[torch.Tensor], replay: BlockReplay, index: int, batch: int, target: torch.Tensor

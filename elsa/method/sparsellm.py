@@ -8,12 +8,11 @@ from torch import nn
 
 from elsa.errors import UserError, require
 from elsa.layerwise.capture import BlockReplay
-from elsa.layerwise.driver import collect, prune_group
+from elsa.layerwise.driver import Patterns, collect, prune_group
 from elsa.layerwise.statistics import damped
 from elsa.method import BlockwiseMethod
 from elsa.method.sparsegpt import SparseGPT
 from elsa.model.prunable import PrunableWeight
-from elsa.sparsity.pattern import Pattern
 
 _ROWS_AT_ONCE = 128  # tokens whose activations stay in the processor's cache through all steps
 
@@ -52,36 +51,38 @@ class SparseLLM(BlockwiseMethod):
             match_reference=False,
         )  # fmt: skip
 
-    def prune_block(self, replay: BlockReplay, index: int, layers: dict[str, PrunableWeight], pattern: Pattern) -> None:
+    def prune_block(
+        self, replay: BlockReplay, index: int, layers: dict[str, PrunableWeight], patterns: Patterns
+    ) -> None:
         feed_forward = FeedForward.of(replay.blocks[index], layers)
         inside = {id(weight) for weight in (*feed_forward.first, feed_forward.last)}
         attention = {name: weight for name, weight in layers.items() if id(weight) not in inside}
         for names, statistics in collect(replay, index, attention, self._sparsegpt):
-            prune_group({name: layers[name] for name in names}, statistics, self._sparsegpt, pattern)
+            prune_group({name: layers[name] for name in names}, statistics, self._sparsegpt, patterns)
         try:
-            self._prune_feed_forward(feed_forward, _inputs(replay, index, feed_forward.first[0].module), pattern)
+            self._prune_feed_forward(feed_forward, _inputs(replay, index, feed_forward.first[0].module), patterns)
         except torch.linalg.LinAlgError as error:
             raise UserError(
                 f"method.damping: a Gram matrix of block {index}'s feed-forward part cannot be factorised ({error}); "
                 "raise the damping or use more calibration windows"
             ) from error
 
-    def _prune_feed_forward(self, part: "FeedForward", inputs_TI: torch.Tensor, pattern: Pattern) -> None:
+    def _prune_feed_forward(self, part: "FeedForward", inputs_TI: torch.Tensor, patterns: Patterns) -> None:
         pre = part.linear(inputs_TI)
         hidden = part.combine(pre)
         target = hidden @ part.last.value_OI.float().t()
         input_gram = inputs_TI.t() @ inputs_TI
         for _ in range(self.iterations):
-            self._fit([part.last], hidden, hidden.t() @ hidden, [target], pattern)
+            self._fit([part.last], hidden, hidden.t() @ hidden, [target], patterns)
             hidden = self._update_hidden(part, pre, target)
             wanted = part.linear(inputs_TI)
             for start in range(0, len(inputs_TI), _ROWS_AT_ONCE):
                 few = slice(start, start + _ROWS_AT_ONCE)
                 self._update_pre_activations(part, [z[few] for z in pre], [z[few] for z in wanted], hidden[few])
             linear = [z - bias for z, bias in zip(pre, part.biases, strict=True)]
-            self._fit(part.first, inputs_TI, input_gram, linear, pattern)
+            self._fit(part.first, inputs_TI, input_gram, linear, patterns)
         hidden = part.combine(part.linear(inputs_TI))
-        self._fit([part.last], hidden, hidden.t() @ hidden, [target], pattern)
+        self._fit([part.last], hidden, hidden.t() @ hidden, [target], patterns)
 
     def _fit(
         self,
@@ -89,14 +90,14 @@ class SparseLLM(BlockwiseMethod):
         inputs_TI: torch.Tensor,
         gram_II: torch.Tensor,
         targets_TO: list[torch.Tensor],
-        pattern: Pattern,
+        patterns: Patterns,
     ) -> None:
         """Least squares from inputs to targets, then SparseGPT, for weights with the same inputs."""
         prepared = self._sparsegpt.prepare(gram_II)
         factor = torch.linalg.cholesky(damped(gram_II, self.damping))
         for weight, target in zip(weights, targets_TO, strict=True):
             solution = torch.cholesky_solve(inputs_TI.t() @ target, factor).t()
-            weight.value_OI.copy_(self._sparsegpt.prune(solution, prepared, pattern))
+            weight.value_OI.copy_(self._sparsegpt.prune(solution, prepared, patterns[weight.parameter]))
 
     def _update_hidden(self, part: "FeedForward", pre: list[torch.Tensor], target_TO: torch.Tensor) -> torch.Tensor:
         """argmin over a of α‖y − W a‖² + β‖a − φ(z)‖² (Eq. 5)."""

@@ -109,7 +109,8 @@ def _grid(model: str, name: str, protocol: tuple, records: list[dict]) -> Grid:
         cells[f"{number.method} (published)", number.pattern] = Cell([number.perplexity])
     notes = [f"{n.method} at {n.pattern}, {n.perplexity:g}: the paper, by {n.provenance}" for n in theirs]
     patterns = sorted(
-        {pattern for _, pattern in cells}, key=lambda p: (":" in p, float(p.strip("%").replace(":", ".")))
+        {pattern for _, pattern in cells},
+        key=lambda p: (":" in p, "global" in p, float(p.removesuffix(" global").strip("%").replace(":", "."))),
     )
 
     def height(row: str) -> float:

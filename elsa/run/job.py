@@ -220,7 +220,7 @@ def _save_and_count(run: PruneConfig, model: nn.Module, tokenizer: PreTrainedTok
         counts = count_zeros(folder / "model", list(weights))
     if pruned:
         transposed = {name: weight.transposed for name, weight in weights.items()}
-        check_pattern(folder / "model", transposed, run.sparsity, run.method.uniform)
+        check_pattern(folder / "model", transposed, run.sparsity)
     zeros, numel = (sum(count[key] for count in counts.values()) for key in ("zeros", "numel"))
     asked = run.sparsity.sparsity if pruned else 0.0
     return {"asked": asked, "counted": zeros / numel, "zeros": zeros, "numel": numel, "tensors": counts}

@@ -5,7 +5,7 @@ Shapes: O outputs, I inputs of a linear layer (`weight_OI`). N:M is written `kee
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -15,12 +15,19 @@ from elsa.sparsity.selection import keep_largest, keep_largest_of_each_row
 
 @dataclass(frozen=True, kw_only=True)
 class Pattern:
-    """`pattern`: "unstructured" or "keep:group". `ratio`: wanted fraction of zeros; null with N:M, which implies it."""
+    """`pattern`: "unstructured" or "keep:group". `ratio`: wanted fraction of zeros; null with N:M, which implies it.
+
+    `allocation`: "uniform" gives every weight that fraction, "global" is one budget for all weights together
+    (`elsa.sparsity.allocation`).
+    """
 
     pattern: str
     ratio: float | None
+    allocation: str = "uniform"
 
     def __post_init__(self):
+        known = self.allocation in ("uniform", "global")
+        require(known, "allocation", self.allocation, "known: uniform, global")
         if self.pattern == "unstructured":
             require(self.ratio is not None, "ratio", "null", "an unstructured pattern needs the fraction of zeros")
             require(0 <= self.ratio < 1, "ratio", self.ratio, "the fraction of zeros lies in [0, 1), for example 0.9")
@@ -30,6 +37,8 @@ class Pattern:
         require(match is not None, "pattern", self.pattern, wanted)
         keep, group = self._keep_and_group
         require(0 < keep < group, "pattern", self.pattern, "keep:group keeps at least 1 and fewer than the group")
+        uniform = self.allocation == "uniform"
+        require(uniform, "allocation", self.allocation, f"{self.pattern} is uniform in every group; set uniform")
         implied = 1 - keep / group
         agrees = self.ratio is None or abs(self.ratio - implied) < 1e-9
         require(agrees, "ratio", self.ratio, f"pattern {self.pattern} means {implied:g}; set {implied:g} or null")
@@ -56,8 +65,10 @@ class Pattern:
 
     @property
     def name(self) -> str:
-        """Short for tables: "90%" or "2:4"."""
-        return f"{self.ratio * 100:g}%" if self.group is None else self.pattern
+        """Short for tables: "90%", "90% global" or "2:4"."""
+        if self.group is not None:
+            return self.pattern
+        return f"{self.ratio * 100:g}%" + (" global" if self.allocation == "global" else "")
 
     def ramped(self, progress: float) -> "Pattern":
         """The pattern of a gradual pruning at `progress` in [0, 1]: its sparsity rises by a cubic law, fast at first.
@@ -66,7 +77,7 @@ class Pattern:
         """
         if self.group is not None or progress >= 1:
             return self
-        return Pattern(pattern=self.pattern, ratio=self.ratio * (1 - (1 - progress) ** 3))
+        return replace(self, ratio=self.ratio * (1 - (1 - progress) ** 3))
 
     def with_zeros(self, zeros: int, numel: int) -> "Pattern":
         """The unstructured pattern that makes `zeros` of `numel` weights zero."""

@@ -17,7 +17,6 @@ from tests.method.methods import METHODS, TRAINING
 from tests.method.test_contract import PATTERNS, task
 
 STEPS = 8
-GLOBAL = dataclasses.replace(METHODS["elsa"], allocation="global")
 PRECISIONS = {name: build(PruneConfig, compose(f"precision={name}")).precision for name in ("elsa", "elsa_l")}
 PRECISIONS["elsa_l_paper"] = build(PruneConfig, compose("precision=elsa_l_paper")).precision
 
@@ -51,7 +50,7 @@ def prune(method, windows, precision="elsa", kept=None, family="llama"):
     changes = {"training": dataclasses.replace(TRAINING, steps=STEPS, batch_size=2), "precision": PRECISIONS[precision]}
     changes |= {"probe_every": 4}
     changes |= {} if kept is None else {"checkpoints": kept}
-    facts = (METHODS | {"elsa_global": GLOBAL})[method].apply(model, dataclasses.replace(given, **changes))
+    facts = METHODS[method].apply(model, dataclasses.replace(given, **changes))
     return model.state_dict(), facts, logged
 
 
@@ -60,7 +59,7 @@ def assert_same(left, right):
     assert all(torch.equal(left[key], right[key]) for key in left)
 
 
-@pytest.mark.parametrize("method", ["elsa", "elsa_global", "finetuned"])
+@pytest.mark.parametrize("method", ["elsa", "finetuned"])
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("at", [1, 3, STEPS])
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, windows, method, precision, at):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -48,12 +50,13 @@ def test_weights_that_share_a_budget_are_counted_together(llama, tokenizer, tmp_
         weight.value_OI.mul_(number % 2)
     transposed, zeros = dict.fromkeys(weights, False), sum(int((w.value_OI == 0).sum()) for w in weights.values())
     save(llama, tokenizer, tmp_path)
-    met = Pattern(pattern="unstructured", ratio=zeros / sum(w.value_OI.numel() for w in weights.values()))
-    check_pattern(tmp_path, transposed, met, uniform=False)
+    ratio = zeros / sum(w.value_OI.numel() for w in weights.values())
+    budget = Pattern(pattern="unstructured", ratio=ratio, allocation="global")
+    check_pattern(tmp_path, transposed, budget)
     with pytest.raises(UserError, match=r"_proj\.weight misses pattern"):
-        check_pattern(tmp_path, transposed, met)
+        check_pattern(tmp_path, transposed, Pattern(pattern="unstructured", ratio=ratio))
     with pytest.raises(UserError, match=rf"wanted \d+ zeros, found {zeros}"):
-        check_pattern(tmp_path, transposed, Pattern(pattern="unstructured", ratio=met.ratio + 0.02), uniform=False)
+        check_pattern(tmp_path, transposed, replace(budget, ratio=ratio + 0.1))
 
 
 def test_a_failed_save_leaves_nothing(llama, tokenizer, tmp_path, monkeypatch):

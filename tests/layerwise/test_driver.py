@@ -35,7 +35,9 @@ class Probe(LayerPruner):
 
 def drive(model, pruner, windows):
     blocks = decoder_blocks(model)
-    prune_blocks(model, blocks, [linear_weights(block) for block in blocks], pruner, HALF, windows)
+    weights = [linear_weights(block) for block in blocks]
+    patterns = {weight.parameter: HALF for block in weights for weight in block.values()}
+    prune_blocks(model, blocks, weights, pruner, patterns, windows)
 
 
 def test_replayed_blocks_give_what_the_model_gives(model, windows):

@@ -51,11 +51,10 @@ METHODS = {
     "sparsellm": SparseLLM(
         calibration_windows=8, damping=0.01, block_size=16, iterations=2, alpha=5.0, beta=5.0, activation_steps=2
     ),
-    "elsa": Elsa(interval=2, projection="objective_aware", allocation="uniform"),
+    "elsa": Elsa(interval=2, projection="objective_aware"),
     "elsa_plus": ElsaPlus(
         interval=1,
         projection="objective_aware",
-        allocation="uniform",
         init=Wanda(calibration_windows=8),
         init_weights=False,
         retention=0.5,

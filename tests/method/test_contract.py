@@ -1,5 +1,7 @@
 """What every method promises, on random models of eight families."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -61,6 +63,24 @@ def test_contract(model, windows, name, pattern):
         exact = values.shape[0] * pattern.zeros(values.shape[1]) if per_row else pattern.zeros(values.numel())
         assert int((values == 0).sum()) == exact, key
     assert mean_loss(model, windows) > 0
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "dense"])
+def test_a_global_budget_is_spent_where_it_costs_least(windows, name):
+    model, dense = random_model("llama"), random_model("llama")
+    METHODS[name].apply(model, task(windows, replace(PATTERNS["70 %"], allocation="global"))[0])
+    weights = prunable_weights(model)
+    zeros = {key: int((weight.value_OI == 0).sum()) for key, weight in weights.items()}
+    total = sum(weight.value_OI.numel() for weight in weights.values())
+    rows = sum(len(weight.value_OI) for weight in weights.values()) if name in ("wanda", "finetuned") else 0
+    assert abs(sum(zeros.values()) - round(0.7 * total)) <= rows
+    shares = {key: zeros[key] / weight.value_OI.numel() for key, weight in weights.items()}
+    assert max(shares.values()) - min(shares.values()) > 0.05
+    if name == "magnitude":
+        every = torch.cat([weight.value_OI.square().flatten() for weight in prunable_weights(dense).values()])
+        threshold = every.sort().values[round(0.7 * total)]
+        for key, weight in prunable_weights(dense).items():
+            assert shares[key] == pytest.approx(float((weight.value_OI.square() < threshold).float().mean()), abs=0.02)
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "dense"])

@@ -305,7 +305,7 @@ def test_every_knob_changes_the_result(elsa):
             "training.steps=8", "training.batch_size=4", "training.optimizer=sgd method.projection=euclidean",
             "training.learning_rate=2e-3", "training.warmup_steps=2", "training.decay_fraction=0.5",
             "training.beta1=0.5", "training.beta2=0.5", "training.gradient_clip=1e-3", "training.autocast=none",
-            "method.interval=3", "method.projection=euclidean", "method.allocation=global", "penalty.value=1.0",
+            "method.interval=3", "method.projection=euclidean", "sparsity.allocation=global", "penalty.value=1.0",
             "penalty=cosine", "sparsity.ratio=0.6", "seed=1", "data.sequence_length=12", "precision.moments=8bit",
             "precision.moments=8bit precision.weights=bfloat16", "precision.state=bfloat16", "precision.state=float8",
             "precision.state=float8 precision.dual=bfloat16", "precision.gradient_release=true",
@@ -315,7 +315,10 @@ def test_every_knob_changes_the_result(elsa):
             "method.damping=1.0", "method.block_size=8", "method.match_reference=true", "method.calibration_windows=2",
             "sparsity=2of4",
         ],
-        "wanda": ["method.calibration_windows=1", "model.begin_with_bos=true", "model.dtype=bfloat16"],
+        "wanda": [
+            "sparsity.allocation=global", "method.calibration_windows=1", "model.begin_with_bos=true",
+            "model.dtype=bfloat16",
+        ],
         "alps": [
             "method.damping=1.0", "method.rho=1.0", "method.iterations=3", "method.update_interval=5",
             "method.refine_iterations=2", "method.refine_tolerance=0.5",
