@@ -27,8 +27,9 @@ class Admm:
     scaled dual is rescaled at that moment. `objective_aware`: projections weigh entries by Adam's second moment.
     `retention`: u ← retention · (u + x − z); 1 is ADMM, 0 a penalty method. After step `polish_from` x is projected and
     trains on within its support. `supports`: the first supports of z by name, None for those of magnitude. `ramp`: the
-    steps over which the sparsity of z rises to the pattern's, 0 to start there. `probe_every`: about how many steps lie
-    between two measurements of what costs more than the distances (0: none).
+    steps over which the sparsity of z rises to the pattern's, 0 to start there; `ramp_from`: how far along the rise it
+    begins, 0 to 1. `probe_every`: about how many steps lie between two measurements of what costs more than the
+    distances (0: none).
     """
 
     def __init__(
@@ -45,12 +46,14 @@ class Admm:
         retention: float = 1.0,
         polish_from: int | None = None,
         ramp: int = 0,
+        ramp_from: float = 0.0,
         supports: Mapping[str, torch.Tensor] | None = None,
         probe_every: int = 0,
     ):
         self._weights, self._stepper, self._pattern, self._schedule = weights, stepper, pattern, penalty
         self._steps, self.interval, self._objective_aware = steps, interval, objective_aware
-        self._retention, self._polish_from, self._ramp = retention, polish_from, ramp
+        self._retention, self._polish_from = retention, polish_from
+        self._ramp, self._ramp_from = ramp, ramp_from
         self._probe_every, self._next = probe_every, 1
         self._stationarity = 0.0  # ‖x − P(x − ∇f/λ)‖², gathered weight by weight during a step
         first = self._pattern_at(0)
@@ -118,7 +121,8 @@ class Admm:
         metrics = {"penalty": self.penalty, "mask_change": changed / self._numel()} | self.distances()
         if self._probing:
             metrics |= self._residuals(moved)
-        if warning := self._diagnosis.add(step / self._steps, metrics["off_support_energy"]):
+        warning = self._diagnosis.add(step / self._steps, metrics["off_support_energy"])
+        if warning and not self._ramp:  # while z is nearly dense its distance says nothing about λ
             print(f"step {step}: {warning}", flush=True)
         progress, energy = min(1.0, (step + self.interval) / self._steps), metrics["off_support_energy"]
         following = self._schedule.following(self.penalty, progress, energy, self._diagnosis.first_energy)
@@ -204,7 +208,9 @@ class Admm:
             its_state.restore(state["states"][name])
 
     def _pattern_at(self, step: int) -> Pattern:
-        return self._pattern.ramped(step / self._ramp) if self._ramp else self._pattern
+        if not self._ramp:
+            return self._pattern
+        return self._pattern.ramped(self._ramp_from + (1 - self._ramp_from) * step / self._ramp)
 
     def _patterns(self, pattern: Pattern, score: Callable[[str], torch.Tensor]) -> dict[str, Pattern]:
         """The pattern of each weight, the same for all unless they share one budget. `score(name)`: saliencies."""

@@ -1,6 +1,6 @@
 """Elsa+: Elsa with what small budgets need."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -19,7 +19,8 @@ class ElsaPlus(Elsa):
     `init`: the method whose support z starts with, null for magnitude's; with `init_weights` x starts from its weights
     instead of the dense ones. `retention`: u ← retention · (u + x − z) (1: ADMM, 0: no dual). `polish_fraction`: the
     share of the steps, at the end, that train the projected weights within their support. `ramp_fraction`: the share of
-    the steps, at the beginning, over which the sparsity of z rises to the wanted one (0: it starts there).
+    the steps, at the beginning, over which the sparsity of z rises to the wanted one (0: it starts there). `ramp_from`:
+    how far along this rise it starts, 0 to 1; `init` then prunes to the sparsity of that point.
     """
 
     init: Method | None
@@ -27,6 +28,7 @@ class ElsaPlus(Elsa):
     retention: float
     polish_fraction: float
     ramp_fraction: float
+    ramp_from: float
 
     def __post_init__(self):
         super().__post_init__()
@@ -34,8 +36,7 @@ class ElsaPlus(Elsa):
         gradual = 0 <= self.ramp_fraction <= 1 - self.polish_fraction
         wanted = f"a share of the steps, at most the {1 - self.polish_fraction:g} before the polish phase"
         require(gradual, "ramp_fraction", self.ramp_fraction, wanted)
-        starts_dense = self.init is None or self.ramp_fraction == 0
-        require(starts_dense, "ramp_fraction", self.ramp_fraction, "0 with init, which gives the whole support")
+        require(0 <= self.ramp_from < 1, "ramp_from", self.ramp_from, "a share of the rise, 0 to below 1")
         require(0 <= self.polish_fraction < 1, "polish_fraction", self.polish_fraction, "a share of the steps below 1")
 
     def check(self, training: Training) -> None:
@@ -54,7 +55,8 @@ class ElsaPlus(Elsa):
         if self.init is None:
             return {}, None
         dense = {name: weight.value_OI.clone() for name, weight in weights.items()}
-        facts = self.init.apply(model, task)
+        first = task.pattern.ramped(self.ramp_from) if self.ramp_fraction else task.pattern
+        facts = self.init.apply(model, replace(task, pattern=first))
         supports = {name: weight.value_OI != 0 for name, weight in weights.items()}
         if not self.init_weights:
             for name, weight in weights.items():
@@ -65,5 +67,5 @@ class ElsaPlus(Elsa):
         polish = round(self.polish_fraction * steps)
         return {
             "steps": steps - polish, "retention": self.retention, "polish_from": steps - polish if polish else None,
-            "ramp": round(self.ramp_fraction * steps),
+            "ramp": round(self.ramp_fraction * steps), "ramp_from": self.ramp_from,
         }  # fmt: skip

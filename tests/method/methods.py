@@ -60,6 +60,7 @@ METHODS = {
         retention=0.5,
         polish_fraction=0.4,
         ramp_fraction=0.0,
+        ramp_from=0.0,
     ),
     "finetuned": FineTuned(start=Wanda(calibration_windows=8)),
 }

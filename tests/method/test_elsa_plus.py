@@ -5,8 +5,10 @@ import dataclasses
 import pytest
 import torch
 
+from elsa.admm.engine import Admm
 from elsa.errors import UserError
 from elsa.method.elsa_plus import ElsaPlus
+from elsa.method.magnitude import Magnitude
 from elsa.method.wanda import Wanda
 from elsa.model.prunable import prunable_weights
 from elsa.sparsity.pattern import Pattern
@@ -23,6 +25,7 @@ NEUTRAL = ElsaPlus(
     retention=1.0,
     polish_fraction=0.0,
     ramp_fraction=0.0,
+    ramp_from=0.0,
 )
 
 
@@ -100,8 +103,27 @@ def test_a_ramp_prunes_gradually_and_ends_at_the_pattern(windows):
         assert int((weight.value_OI == 0).sum()) == PATTERN.zeros(weight.value_OI.numel())
 
 
-def test_a_ramp_needs_room_and_starts_dense():
+def test_a_ramp_needs_room_and_a_beginning_below_its_end():
     with pytest.raises(UserError, match=r"^ramp_fraction=0.8: a share of the steps, at most the 0.5 before the polish"):
         dataclasses.replace(NEUTRAL, ramp_fraction=0.8, polish_fraction=0.5)
-    with pytest.raises(UserError, match=r"^ramp_fraction=0.4: 0 with init, which gives the whole support"):
-        dataclasses.replace(NEUTRAL, ramp_fraction=0.4, init=Wanda(calibration_windows=8))
+    with pytest.raises(UserError, match=r"^ramp_from=1.0: a share of the rise"):
+        dataclasses.replace(NEUTRAL, ramp_from=1.0)
+
+
+def test_a_ramp_can_start_half_way_from_another_methods_solution(windows, monkeypatch):
+    begun = []
+    after_step = Admm.after_step
+
+    def spy(self, step):
+        begun.append([float((state.sparse() == 0).float().mean()) for state in self._states.values()])
+        return after_step(self, step)
+
+    monkeypatch.setattr("elsa.method.elsa.Admm.after_step", spy)
+    half_way = dataclasses.replace(
+        NEUTRAL, interval=1, init=Magnitude(match_reference=False), init_weights=True, ramp_fraction=0.5, ramp_from=0.4
+    )
+    model, _, _ = pruned(half_way, windows)
+    assert begun[0] == pytest.approx([0.7 * (1 - 0.6**3)] * len(begun[0]), abs=1e-3)
+    assert begun[1] == pytest.approx([0.7 * (1 - 0.4**3)] * len(begun[1]), abs=1e-3)
+    for weight in prunable_weights(model).values():
+        assert int((weight.value_OI == 0).sum()) == PATTERN.zeros(weight.value_OI.numel())
