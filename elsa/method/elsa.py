@@ -12,6 +12,7 @@ from elsa.admm.training import Training
 from elsa.errors import require
 from elsa.method import Method, Task, state_bytes, teacher_of, trainable
 from elsa.model.prunable import PrunableWeight, prunable_weights
+from elsa.sparsity.pattern import Pattern
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,7 @@ class Elsa(Method):
             admm = Admm(
                 weights, stepper, task.pattern, task.penalty, precision, interval=self.interval,
                 objective_aware=self.projection == "objective_aware", supports=supports,
-                probe_every=task.probe_every, **self._phases(training.steps),
+                probe_every=task.probe_every, **self._phases(training.steps, task.pattern),
             )  # fmt: skip
             loop = Loop(model, stepper, training, precision, admm, facts, teacher, task.probe_every)
             loop.run(windows, task.log, task.checkpoints)
@@ -70,6 +71,6 @@ class Elsa(Method):
         """Facts for the record, and the first supports of z (None for those of magnitude)."""
         return {}, None
 
-    def _phases(self, steps: int) -> dict:
+    def _phases(self, steps: int, pattern: Pattern) -> dict:
         """Arguments of `Admm` about what happens when."""
         return {"steps": steps}

@@ -10,6 +10,9 @@ from elsa.errors import require
 from elsa.method import Method, Task
 from elsa.method.elsa import Elsa
 from elsa.model.prunable import PrunableWeight
+from elsa.sparsity.pattern import Pattern
+
+_LARGEST_START = 0.97  # of the wanted sparsity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +23,7 @@ class ElsaPlus(Elsa):
     instead of the dense ones. `retention`: u ← retention · (u + x − z) (1: ADMM, 0: no dual). `polish_fraction`: the
     share of the steps, at the end, that train the projected weights within their support. `ramp_fraction`: the share of
     the steps, at the beginning, over which the sparsity of z rises to the wanted one (0: it starts there). `ramp_from`:
-    how far along this rise it starts, 0 to 1; `init` then prunes to the sparsity of that point.
+    the sparsity where the rise starts and to which `init` prunes; 97 % of the wanted one if that is less.
     """
 
     init: Method | None
@@ -33,11 +36,11 @@ class ElsaPlus(Elsa):
     def __post_init__(self):
         super().__post_init__()
         require(0 <= self.retention <= 1, "retention", self.retention, "from 0 (no dual) to 1 (ADMM)")
+        require(0 <= self.polish_fraction < 1, "polish_fraction", self.polish_fraction, "a share of the steps below 1")
         gradual = 0 <= self.ramp_fraction <= 1 - self.polish_fraction
         wanted = f"a share of the steps, at most the {1 - self.polish_fraction:g} before the polish phase"
         require(gradual, "ramp_fraction", self.ramp_fraction, wanted)
-        require(0 <= self.ramp_from < 1, "ramp_from", self.ramp_from, "a share of the rise, 0 to below 1")
-        require(0 <= self.polish_fraction < 1, "polish_fraction", self.polish_fraction, "a share of the steps below 1")
+        require(0 <= self.ramp_from < 1, "ramp_from", self.ramp_from, "a sparsity, 0 (dense) to below 1")
 
     def check(self, training: Training) -> None:
         super().check(training)
@@ -55,7 +58,7 @@ class ElsaPlus(Elsa):
         if self.init is None:
             return {}, None
         dense = {name: weight.value_OI.clone() for name, weight in weights.items()}
-        first = task.pattern.ramped(self.ramp_from) if self.ramp_fraction else task.pattern
+        first = task.pattern.ramped(self._ramp_start(task.pattern)) if self.ramp_fraction else task.pattern
         facts = self.init.apply(model, replace(task, pattern=first))
         supports = {name: weight.value_OI != 0 for name, weight in weights.items()}
         if not self.init_weights:
@@ -63,9 +66,14 @@ class ElsaPlus(Elsa):
                 weight.value_OI.copy_(dense[name])
         return facts, supports
 
-    def _phases(self, steps: int) -> dict:
+    def _ramp_start(self, pattern: Pattern) -> float:
+        """How far along its cubic law the rise of the sparsity begins, 0 to 1."""
+        share = self.ramp_from / max(pattern.sparsity, self.ramp_from, 1e-9)
+        return 1 - (1 - min(share, _LARGEST_START)) ** (1 / 3)
+
+    def _phases(self, steps: int, pattern: Pattern) -> dict:
         polish = round(self.polish_fraction * steps)
         return {
             "steps": steps - polish, "retention": self.retention, "polish_from": steps - polish if polish else None,
-            "ramp": round(self.ramp_fraction * steps), "ramp_from": self.ramp_from,
+            "ramp": round(self.ramp_fraction * steps), "ramp_from": self._ramp_start(pattern),
         }  # fmt: skip

@@ -106,7 +106,7 @@ def test_a_ramp_prunes_gradually_and_ends_at_the_pattern(windows):
 def test_a_ramp_needs_room_and_a_beginning_below_its_end():
     with pytest.raises(UserError, match=r"^ramp_fraction=0.8: a share of the steps, at most the 0.5 before the polish"):
         dataclasses.replace(NEUTRAL, ramp_fraction=0.8, polish_fraction=0.5)
-    with pytest.raises(UserError, match=r"^ramp_from=1.0: a share of the rise"):
+    with pytest.raises(UserError, match=r"^ramp_from=1.0: a sparsity, 0"):
         dataclasses.replace(NEUTRAL, ramp_from=1.0)
 
 
@@ -120,10 +120,16 @@ def test_a_ramp_can_start_half_way_from_another_methods_solution(windows, monkey
 
     monkeypatch.setattr("elsa.method.elsa.Admm.after_step", spy)
     half_way = dataclasses.replace(
-        NEUTRAL, interval=1, init=Magnitude(match_reference=False), init_weights=True, ramp_fraction=0.5, ramp_from=0.4
+        NEUTRAL, interval=1, init=Magnitude(match_reference=False), init_weights=True, ramp_fraction=0.5, ramp_from=0.5
     )
     model, _, _ = pruned(half_way, windows)
-    assert begun[0] == pytest.approx([0.7 * (1 - 0.6**3)] * len(begun[0]), abs=1e-3)
-    assert begun[1] == pytest.approx([0.7 * (1 - 0.4**3)] * len(begun[1]), abs=1e-3)
+    left = (1 - 0.5 / 0.7) ** (1 / 3)
+    assert begun[0] == pytest.approx([0.5] * len(begun[0]), abs=1e-3)
+    assert begun[1] == pytest.approx([0.7 * (1 - (left * 2 / 3) ** 3)] * len(begun[1]), abs=1e-3)
     for weight in prunable_weights(model).values():
         assert int((weight.value_OI == 0).sum()) == PATTERN.zeros(weight.value_OI.numel())
+
+
+def test_a_ramp_does_not_start_where_it_ends(windows):
+    start = dataclasses.replace(NEUTRAL, ramp_fraction=0.5, ramp_from=0.9)._ramp_start(PATTERN)
+    assert PATTERN.ramped(start).ratio == pytest.approx(0.97 * 0.7)
