@@ -116,7 +116,8 @@ class NoCheckpoints:
 
 
 class Loop:
-    """One training run. `facts`: whatever else the run must not lose; a resumed run has those of its first part.
+    """One training run. `facts`: whatever else the run must not lose; a resumed run has those of its first part. The
+    loop adds the metrics of the last step to them, as `last`.
 
     `teacher`: the dense model, needed for distillation. `probe_every`: steps between two looks at the loss of the
     weights and of their sparse copy on the last step's batch, which the run has not seen until then (0: none).
@@ -170,8 +171,10 @@ class Loop:
                 if reported:
                     if due(step, self._probe_every, every) or (self._probe_every and step == training.steps):
                         metrics |= self._probe(probe_NL)
-                    metrics["tokens_per_second"] = (step - done) * batch.numel() / (time.perf_counter() - since)
-                    log(step, metrics)
+                    if step == training.steps:
+                        self.facts["last"] = metrics
+                    speed = (step - done) * batch.numel() / (time.perf_counter() - since)
+                    log(step, metrics | {"tokens_per_second": speed})
                     done, since = step, time.perf_counter()
                 if checkpoints.due():
                     self._refuse_divergence(step, checkpoints)
