@@ -55,7 +55,7 @@ class Admm:
         self._retention, self._polish_from = retention, polish_from
         self._ramp, self._ramp_from = ramp, ramp_from
         self._probe_every, self._next = probe_every, 1
-        self._stationarity = 0.0  # ‖x − P(x − ∇f/λ)‖², gathered weight by weight during a step
+        self._stationarity = 0.0  # gathered weight by weight during a step
         first = self._pattern_at(0)
         self._states = {
             name: precision.start_state(weight.value_OI, first, None if supports is None else supports[name])
@@ -77,14 +77,20 @@ class Admm:
         elif name is not None:
             weight = self._weights[name]
             if self._probing:
-                value = weight.value_OI.float()
-                moved = project(value - weight.gradient_OI.float() / self.penalty, self._pattern)
-                self._stationarity += (value - moved).square().sum()
+                self._stationarity += self._distance_from_stationary(weight, self._states[name].kept())
             self._states[name].add_proximal_gradient(weight.gradient_OI, weight.value_OI, self.penalty)
 
     @property
     def _probing(self) -> bool:
         return due(self._next, self._probe_every, self.interval)
+
+    def _distance_from_stationary(self, weight: "PrunableWeight", kept_OI: torch.Tensor) -> torch.Tensor:
+        """‖x − P(x − ∇f/λ)‖², P the Euclidean projection with as many zeros as z has now, ∇f clipped, of this batch."""
+        value, pattern = weight.value_OI.float(), self._pattern
+        if pattern.group is None:
+            pattern = pattern.with_zeros(int((~kept_OI).sum()), kept_OI.numel())
+        moved = project(value - weight.gradient_OI.float() / self.penalty, pattern)
+        return (value - moved).square().sum()
 
     @torch.no_grad()
     def after_step(self, step: int) -> dict:
@@ -133,9 +139,8 @@ class Admm:
         return metrics
 
     def _residuals(self, moved: torch.Tensor) -> dict:
-        """Dual residual ‖z⁺ − z‖ / ‖z⁺‖ and λ-stationarity ‖x − P(x − ∇f/λ)‖ / ‖x‖, ∇f clipped, of this step's batch.
-
-        P is the Euclidean projection (arXiv:2510.01650, the definition of a λ-stationary point).
+        """Dual residual ‖z⁺ − z‖ / ‖z⁺‖ and λ-stationarity ‖x − P(x − ∇f/λ)‖ / ‖x‖ (0 at the points that
+        arXiv:2510.01650 calls λ-stationary).
         """
         sparse = sum(state.sparse().float().square().sum() for state in self._states.values())
         total = sum(weight.value_OI.float().square().sum() for weight in self._weights.values())

@@ -1,6 +1,5 @@
 """`elsa status`: the runs of a sweep, as its manifest and the runs' own metrics have them."""
 
-import json
 import sys
 import time
 from collections import Counter
@@ -16,6 +15,7 @@ from elsa.config.schema import StatusConfig, build
 from elsa.errors import require
 from elsa.files import read_json
 from elsa.sweep.manifest import STATES, Cell, is_running, read_manifest
+from elsa.track.jsonl import logged
 
 _REFRESH = 2  # seconds
 
@@ -60,11 +60,5 @@ def _table(folder: Path) -> Table:
 
 def _step(cell: Cell) -> str:
     """The optimiser's step that a run in training has reached, of how many."""
-    metrics, config = Path(cell.folder) / "metrics.jsonl", read_json(Path(cell.folder) / "config.json")
-    lines = metrics.read_text().splitlines() if metrics.is_file() else []
-    if not lines or config is None:
-        return ""
-    try:
-        return f"{json.loads(lines[-1])['step']:,} of {config['training']['steps']:,}"
-    except ValueError:  # a line that is just being written
-        return ""
+    lines, config = logged(Path(cell.folder)), read_json(Path(cell.folder) / "config.json")
+    return f"{lines[-1]['step']:,} of {config['training']['steps']:,}" if lines and config else ""
