@@ -120,7 +120,7 @@ class Loop:
     loop adds the metrics of the last step to them, as `last`.
 
     `teacher`: the dense model, needed for distillation. `probe_every`: steps between two looks at the loss of the
-    weights and of their sparse copy on the last step's batch, which the run has not seen until then (0: none).
+    weights and of their sparse copy on the last step's batch, unseen until then if no windows repeat (0: none).
     """
 
     def __init__(

@@ -132,6 +132,7 @@ def _scatter(points: list[tuple], name: str, title: str, label: str, path: Path,
         axis.step(*zip(*best, strict=True), where="post", label="front", **_DENSE_LINE)
     axis.set_xscale("log")
     axis.set_xlabel(f"{label} (log scale)")
+    _plain_numbers(axis.xaxis)
     _log_perplexity(axis, "perplexity")
     axis.set_title(title, fontsize=9)
     _legend(figure)

@@ -81,7 +81,8 @@ def _draw(
         draw(f"accuracy_{number}", accuracy_figure, grid)
     for number, (name, alike) in enumerate(scored_alike([record for record, _ in found])):
         draw(f"cost_{number}_{name}", cost_figure, alike, name)
-        draw(f"pareto_{number}_{name}", pareto_figure, alike, name)
+        if len({record["pattern"] for record in alike}) > 1:
+            draw(f"pareto_{number}_{name}", pareto_figure, alike, name)
     for model in dict.fromkeys(record["model"] for record, _ in found):
         if curves := _curves([(record, path) for record, path in found if record["model"] == model]):
             draw(f"convergence_{model}", convergence_figure, curves, f"training on {model}")
