@@ -88,7 +88,7 @@ class Admm:
         """‖x − P(x − ∇f/λ)‖², P the Euclidean projection with as many zeros as z has now, ∇f clipped, of this batch."""
         value, pattern = weight.value_OI.float(), self._pattern
         if pattern.group is None:
-            pattern = pattern.with_zeros(int((~kept_OI).sum()), kept_OI.numel())
+            pattern = Pattern.of_zeros(int((~kept_OI).sum()), kept_OI.numel())
         moved = project(value - weight.gradient_OI.float() / self.penalty, pattern)
         return (value - moved).square().sum()
 
@@ -222,7 +222,7 @@ class Admm:
         if pattern.allocation == "uniform":
             return dict.fromkeys(self._weights, pattern)
         zeros = allocate(((name, score(name)) for name in self._weights), pattern.sparsity)
-        return {name: pattern.with_zeros(zeros[name], w.parameter.numel()) for name, w in self._weights.items()}
+        return {name: Pattern.of_zeros(zeros[name], w.parameter.numel()) for name, w in self._weights.items()}
 
     def _importance(self, weight: "PrunableWeight") -> torch.Tensor | None:
         return weight.as_OI(self._stepper.second_moment(weight.parameter)) if self._objective_aware else None

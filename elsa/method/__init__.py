@@ -95,6 +95,7 @@ def prune_model(
     model: nn.Module, pruner: BlockPruner, pattern: Pattern, windows_NL: torch.Tensor | None, place: str = "auto"
 ) -> None:
     """Run the shared driver over all blocks of `model`."""
+    model.eval()
     blocks = decoder_blocks(model)
     weights = [linear_weights(block, f"block {index}: ") for index, block in enumerate(blocks)]
     parameters = [weight.parameter for block in weights for weight in block.values()]
@@ -111,12 +112,12 @@ def budgeted(
     """The pattern of each weight under a global budget, by what zeroing an entry would cost the model's own loss.
 
     That is w² times the mean squared gradient of the dense model's cross-entropy over the windows (the diagonal of its
-    empirical Fisher information), or w² alone for a method that sees no data.
+    empirical Fisher information), which takes the memory of a backward pass; or w² alone for a method without data.
     """
     importance = [None] * len(parameters) if windows_NL is None else squared_gradients(model, parameters, windows_NL)
     scores = (saliency(p.detach().float(), each) for p, each in zip(parameters, importance, strict=True))
     zeros = allocate(zip(map(str, range(len(parameters))), scores, strict=True), pattern.sparsity)
-    return {p: pattern.with_zeros(count, p.numel()) for p, count in zip(parameters, zeros.values(), strict=True)}
+    return {p: Pattern.of_zeros(count, p.numel()) for p, count in zip(parameters, zeros.values(), strict=True)}
 
 
 def trainable(model: nn.Module) -> list[nn.Parameter]:

@@ -79,9 +79,10 @@ class Pattern:
             return self
         return replace(self, ratio=self.ratio * (1 - (1 - progress) ** 3))
 
-    def with_zeros(self, zeros: int, numel: int) -> "Pattern":
+    @classmethod
+    def of_zeros(cls, zeros: int, numel: int) -> "Pattern":
         """The unstructured pattern that makes `zeros` of `numel` weights zero."""
-        return Pattern(pattern=self.pattern, ratio=zeros / numel)
+        return cls(pattern="unstructured", ratio=zeros / numel)
 
     def zeros(self, numel: int) -> int:
         """How many of `numel` weights become zero."""
