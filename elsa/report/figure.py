@@ -9,7 +9,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from elsa.files import write_atomically
 from elsa.report.grid import Grid
@@ -101,7 +101,8 @@ def accuracy_figure(grid: Grid, path: Path) -> None:
 
 def cost_figure(records: list[dict], name: str, path: Path) -> None:
     """A PNG of perplexity on the set `name` against the seconds of pruning, both on log axes, a colour a method."""
-    points = [(max(record["seconds"]["prune"], 0.1), record) for record in records]
+    pruned = [record for record in records if record["pattern"] != "dense"]
+    points = [(max(record["seconds"]["prune"], 0.1), record) for record in pruned]
     title, label = f"what quality costs, {name}", "seconds of pruning, training included"
     _scatter(points, name, title, label, path)
 
@@ -192,7 +193,10 @@ def _log_perplexity(axis: Axes, label: str) -> None:
 
 
 def _plain_numbers(axis: Axis) -> None:
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    """Ticks of a log axis that has its data: some in every decade, or evenly spaced ones where there are hardly two."""
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)) if high > 20 * low else MaxNLocator(nbins=7))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 100 else f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
 
 

@@ -80,7 +80,8 @@ def _draw(
     for number, grid in enumerate(accuracies):
         draw(f"accuracy_{number}", accuracy_figure, grid)
     for number, (name, alike) in enumerate(scored_alike([record for record, _ in found])):
-        draw(f"cost_{number}_{name}", cost_figure, alike, name)
+        if any(record["pattern"] != "dense" for record in alike):
+            draw(f"cost_{number}_{name}", cost_figure, alike, name)
         if len({record["pattern"] for record in alike}) > 1:
             draw(f"pareto_{number}_{name}", pareto_figure, alike, name)
     for model in dict.fromkeys(record["model"] for record, _ in found):
