@@ -294,6 +294,7 @@ def test_every_knob_changes_the_result(elsa):
             "method.interval=1",
             "training.learning_rate=1e-2",
             "method.init=wanda",
+            "method.init_weights=false",
             "method.retention=1",
             "method.polish_fraction=0",
             "method.ramp_fraction=0",
