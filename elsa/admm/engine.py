@@ -1,6 +1,6 @@
 """ADMM over all prunable weights, as a constraint of the training loop."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from elsa.admm.optimizer import Stepper
 from elsa.admm.penalty import Constant, Penalty
 from elsa.admm.precision import Precision
 from elsa.admm.probe import due, holding
-from elsa.sparsity.allocation import allocate
+from elsa.sparsity.allocation import patterns_of
 from elsa.sparsity.pattern import Pattern
 from elsa.sparsity.projection import project, saliency
 
@@ -63,6 +63,7 @@ class Admm:
         }
         self._support: dict[str, torch.Tensor] = {}  # while polishing
         self.mask_changes: dict[int, dict[str, float]] = {}  # by step and weight, the share of entries that changed
+        self._sizes = {name: weight.parameter.numel() for name, weight in weights.items()}
         self._name_of = {weight.parameter: name for name, weight in weights.items()}
         self.penalty = penalty.at(min(1.0, interval / steps))
         self.before_projection = self.distances()
@@ -114,17 +115,17 @@ class Admm:
             weight = self._weights[name]
             return self._states[name].saliency(weight.value_OI, self._importance(weight))
 
-        shares, changed, moved, patterns = {}, 0, 0.0, self._patterns(self._pattern_at(step), score)
+        shares, changed, moved, patterns = {}, 0, 0.0, patterns_of(self._pattern_at(step), self._sizes, score)
         for name, weight in self._weights.items():
             before = self._states[name].sparse() if self._probing else None
             flips = self._states[name].update(
                 weight.value_OI, patterns[name], self._importance(weight), self._retention
             )
-            shares[name], changed = flips / weight.parameter.numel(), changed + flips
+            shares[name], changed = flips / self._sizes[name], changed + flips
             if before is not None:
                 moved += (self._states[name].sparse() - before).float().square().sum()
         self.mask_changes[step] = shares
-        metrics = {"penalty": self.penalty, "mask_change": changed / self._numel()} | self.distances()
+        metrics = {"penalty": self.penalty, "mask_change": changed / sum(self._sizes.values())} | self.distances()
         if self._probing:
             metrics |= self._residuals(moved)
         warning = self._diagnosis.add(step / self._steps, metrics["off_support_energy"])
@@ -183,7 +184,7 @@ class Admm:
             weight = self._weights[name]
             return saliency(weight.value_OI.float(), self._importance(weight))
 
-        patterns = self._patterns(self._pattern, score)
+        patterns = patterns_of(self._pattern, self._sizes, score)
         for name, weight in self._weights.items():
             weight.value_OI.copy_(project(weight.value_OI, patterns[name], self._importance(weight)))
 
@@ -217,15 +218,5 @@ class Admm:
             return self._pattern
         return self._pattern.ramped(self._ramp_from + (1 - self._ramp_from) * step / self._ramp)
 
-    def _patterns(self, pattern: Pattern, score: Callable[[str], torch.Tensor]) -> dict[str, Pattern]:
-        """The pattern of each weight, the same for all unless they share one budget. `score(name)`: saliencies."""
-        if pattern.allocation == "uniform":
-            return dict.fromkeys(self._weights, pattern)
-        zeros = allocate(((name, score(name)) for name in self._weights), pattern.sparsity)
-        return {name: Pattern.of_zeros(zeros[name], w.parameter.numel()) for name, w in self._weights.items()}
-
     def _importance(self, weight: "PrunableWeight") -> torch.Tensor | None:
         return weight.as_OI(self._stepper.second_moment(weight.parameter)) if self._objective_aware else None
-
-    def _numel(self) -> int:
-        return sum(weight.parameter.numel() for weight in self._weights.values())

@@ -255,7 +255,8 @@ class Loop:
     def _refuse_divergence(self, step: int, checkpoints: Checkpoints, loss: float = 0.0, **others: float) -> None:
         """Raise `UserError` on broken weights, or a loss that has left all that a model can mean by it."""
         limit = max(2 * float(self._first_loss), _HOPELESS)
-        if loss <= limit and all(bool(parameter.isfinite().all()) for parameter in self._stepper.parameters):
+        finite = torch.stack([parameter.isfinite().all() for parameter in self._stepper.parameters])
+        if loss <= limit and bool(finite.all()):
             return
         numbers = "".join(f", {key} {value:.4g}" for key, value in others.items())
         raise UserError(

@@ -24,7 +24,7 @@ from elsa.errors import require
 from elsa.layerwise.driver import BlockPruner, LayerPruner, prune_blocks
 from elsa.layerwise.statistics import add_to_gram, empty_gram
 from elsa.model.prunable import decoder_blocks, linear_weights
-from elsa.sparsity.allocation import allocate
+from elsa.sparsity.allocation import patterns_of
 from elsa.sparsity.pattern import Pattern
 from elsa.sparsity.projection import saliency
 
@@ -94,30 +94,21 @@ class GramMethod(LayerwiseMethod):
 def prune_model(
     model: nn.Module, pruner: BlockPruner, pattern: Pattern, windows_NL: torch.Tensor | None, place: str = "auto"
 ) -> None:
-    """Run the shared driver over all blocks of `model`."""
+    """Run the shared driver over all blocks of `model`.
+
+    A global budget is placed by what zeroing an entry would cost the model's own loss: w² times the mean squared
+    gradient of the dense model's cross-entropy over the windows (the diagonal of its empirical Fisher information),
+    which takes the memory of a backward pass; or w² alone for a method without data.
+    """
     model.eval()
     blocks = decoder_blocks(model)
     weights = [linear_weights(block, f"block {index}: ") for index, block in enumerate(blocks)]
-    parameters = [weight.parameter for block in weights for weight in block.values()]
-    if pattern.allocation == "uniform":
-        patterns = dict.fromkeys(parameters, pattern)
-    else:
-        patterns = budgeted(model, parameters, pattern, windows_NL)
+    sizes = {weight.parameter: weight.parameter.numel() for block in weights for weight in block.values()}
+    importance: dict[nn.Parameter, torch.Tensor] = {}
+    if pattern.allocation == "global" and windows_NL is not None:
+        importance = dict(zip(sizes, squared_gradients(model, list(sizes), windows_NL), strict=True))
+    patterns = patterns_of(pattern, sizes, lambda weight: saliency(weight.detach().float(), importance.get(weight)))
     prune_blocks(model, blocks, weights, pruner, patterns, windows_NL, place)
-
-
-def budgeted(
-    model: nn.Module, parameters: list[nn.Parameter], pattern: Pattern, windows_NL: torch.Tensor | None
-) -> dict[nn.Parameter, Pattern]:
-    """The pattern of each weight under a global budget, by what zeroing an entry would cost the model's own loss.
-
-    That is w² times the mean squared gradient of the dense model's cross-entropy over the windows (the diagonal of its
-    empirical Fisher information), which takes the memory of a backward pass; or w² alone for a method without data.
-    """
-    importance = [None] * len(parameters) if windows_NL is None else squared_gradients(model, parameters, windows_NL)
-    scores = (saliency(p.detach().float(), each) for p, each in zip(parameters, importance, strict=True))
-    zeros = allocate(zip(map(str, range(len(parameters))), scores, strict=True), pattern.sparsity)
-    return {p: Pattern.of_zeros(count, p.numel()) for p, count in zip(parameters, zeros.values(), strict=True)}
 
 
 def trainable(model: nn.Module) -> list[nn.Parameter]:

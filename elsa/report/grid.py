@@ -73,21 +73,20 @@ class Grid:
         return min(means, key=means.__getitem__) if self.lowest_wins else max(means, key=means.__getitem__)
 
 
-def scored_alike(records: list[dict]) -> list[tuple[str, list[dict]]]:
-    """Evaluation sets, each with the records that were scored on the same tokens of it in the same way."""
+def scored_alike(records: list[dict]) -> list[tuple[str, tuple, list[dict]]]:
+    """Evaluation sets and protocols, each with the records that were scored so: on the same tokens in the same way."""
     parts: dict[tuple, list[dict]] = {}
     for record in records:
         for name, score in record["perplexity"].items():
-            parts.setdefault((name, *(score[key] for key in _PROTOCOL)), []).append(record)
-    return [(name, found) for (name, *_), found in parts.items()]
+            parts.setdefault((name, tuple(score[key] for key in _PROTOCOL)), []).append(record)
+    return [(name, protocol, found) for (name, protocol), found in parts.items()]
 
 
 def grids(records: list[dict]) -> list[Grid]:
     """One grid per model, evaluation set and protocol."""
     parts: dict[tuple, list[dict]] = {}
-    for name, alike in scored_alike(records):
+    for name, protocol, alike in scored_alike(records):
         for record in alike:
-            protocol = tuple(record["perplexity"][name][key] for key in _PROTOCOL)
             parts.setdefault((record["model"], _key(record["config"]["model"]), name, protocol), []).append(record)
     return [_grid(model, name, protocol, found) for (model, _, name, protocol), found in parts.items()]
 

@@ -79,7 +79,7 @@ def _draw(
         draw(f"perplexity_{number}", grid_figure, grid)
     for number, grid in enumerate(accuracies):
         draw(f"accuracy_{number}", accuracy_figure, grid)
-    for number, (name, alike) in enumerate(scored_alike([record for record, _ in found])):
+    for number, (name, _, alike) in enumerate(scored_alike([record for record, _ in found])):
         if any(record["pattern"] != "dense" for record in alike):
             draw(f"cost_{number}_{name}", cost_figure, alike, name)
         if len({record["pattern"] for record in alike}) > 1:

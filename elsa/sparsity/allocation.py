@@ -5,17 +5,34 @@ the layer-wise methods, gives every weight the same share instead. Saliencies of
 between layers, so that the budget can go where it costs least.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from typing import TypeVar
 
 import torch
 
+from elsa.sparsity.pattern import Pattern
+
+Key = TypeVar("Key", bound=Hashable)  # of a weight
 _SHIFT = 18  # of a positive fp32: its exponent and the first 5 bits of its fraction remain, so a bin is 3 % wide
 _BINS = 1 << (31 - _SHIFT)
 LEAST_DENSITY = 0.1  # of that under equal shares: no layer is cut off
 
 
-def allocate(saliencies: Iterable[tuple[str, torch.Tensor]], sparsity: float) -> dict[str, int]:
-    """Zeros of each named weight when the lowest saliencies (not negative, any shape) of all are zeroed together.
+def patterns_of(
+    pattern: Pattern, sizes: Mapping[Key, int], saliency: Callable[[Key], torch.Tensor]
+) -> dict[Key, Pattern]:
+    """The pattern of each weight (`sizes`: its entries): the same for all, unless they share one budget of zeros.
+
+    `saliency(key)`: what zeroing each entry of a weight costs; asked for only where there is a budget to place.
+    """
+    if pattern.allocation == "uniform":
+        return dict.fromkeys(sizes, pattern)
+    zeros = allocate(((key, saliency(key)) for key in sizes), pattern.sparsity)
+    return {key: Pattern.of_zeros(zeros[key], size) for key, size in sizes.items()}
+
+
+def allocate(saliencies: Iterable[tuple[Key, torch.Tensor]], sparsity: float) -> dict[Key, int]:
+    """Zeros of each weight when the lowest saliencies (not negative, any shape) of all are zeroed together.
 
     They sum to `sparsity` of all entries exactly. Saliencies within 3 % at the border count as equal and are shared out
     in proportion. No weight keeps less than `LEAST_DENSITY` of its equal share.
@@ -25,15 +42,15 @@ def allocate(saliencies: Iterable[tuple[str, torch.Tensor]], sparsity: float) ->
     most = {name: int(size * (1 - LEAST_DENSITY * (1 - sparsity))) for name, size in sizes.items()}
     wanted = round(sparsity * sum(sizes.values()))
     zeros = dict.fromkeys(sizes, 0)
-    free = list(sizes)  # weights that have not got all they can take
+    free = set(sizes)  # weights that have not got all they can take
     while True:
         left = wanted - sum(count for name, count in zeros.items() if name not in free)
-        share = _lowest({name: histograms[name] for name in free}, left)
-        full = [name for name in free if share[name] > most[name]]
-        zeros |= share | {name: most[name] for name in full}
+        share = _lowest({name: histogram for name, histogram in histograms.items() if name in free}, left)
+        full = {name: most[name] for name, count in share.items() if count > most[name]}
+        zeros |= share | full
         if not full:
             return zeros
-        free = [name for name in free if name not in full]
+        free -= full.keys()
 
 
 def _histogram(saliency: torch.Tensor) -> torch.Tensor:
@@ -42,8 +59,8 @@ def _histogram(saliency: torch.Tensor) -> torch.Tensor:
     return torch.bincount(bits.flatten().clamp_(0, _BINS - 1), minlength=_BINS).cpu()
 
 
-def _lowest(histograms: dict[str, torch.Tensor], wanted: int) -> dict[str, int]:
-    """How many of the `wanted` lowest entries of all lie in each histogram; rounding is settled by name order."""
+def _lowest(histograms: dict[Key, torch.Tensor], wanted: int) -> dict[Key, int]:
+    """How many of the `wanted` lowest entries of all lie in each histogram; rounding is settled in their order."""
     below = torch.stack(list(histograms.values())).sum(0).cumsum(0)
     border = int((below < wanted).sum())
     before = int(below[border - 1]) if border else 0
