@@ -67,8 +67,8 @@ class Admm:
         self._name_of = {weight.parameter: name for name, weight in weights.items()}
         self.penalty = penalty.at(min(1.0, interval / steps))
         self.before_projection = self.distances()
-        first_energy = self.before_projection["off_support_energy"]
-        self._diagnosis = Diagnosis(first_energy, constant=isinstance(penalty, Constant))
+        self._energy = self.before_projection["off_support_energy"]  # at the last update
+        self._diagnosis = Diagnosis(self._energy, constant=isinstance(penalty, Constant))
 
     @torch.no_grad()
     def add_gradient(self, parameter: nn.Parameter) -> None:
@@ -131,8 +131,10 @@ class Admm:
         warning = self._diagnosis.add(step / self._steps, metrics["off_support_energy"])
         if warning and not self._ramp:  # while z is nearly dense its distance says nothing about λ
             print(f"step {step}: {warning}", flush=True)
-        progress, energy = min(1.0, (step + self.interval) / self._steps), metrics["off_support_energy"]
-        following = self._schedule.following(self.penalty, progress, energy, self._diagnosis.first_energy)
+        following = self._schedule.following(
+            self.penalty, step / self._steps, self.interval / self._steps, metrics["off_support_energy"], self._energy
+        )
+        self._energy = metrics["off_support_energy"]
         if following != self.penalty:
             for state in self._states.values():
                 state.rescale_dual(self.penalty / following)
@@ -200,14 +202,14 @@ class Admm:
     def state(self) -> dict:
         states = {name: state.state() for name, state in self._states.items()}
         return {
-            "penalty": self.penalty, "first_energy": self._diagnosis.first_energy, "states": states,
-            "support": self._support, "before_projection": self.before_projection, "mask_changes": self.mask_changes,
-            "next": self._next,
+            "penalty": self.penalty, "energy": self._energy, "first_energy": self._diagnosis.first_energy,
+            "states": states, "support": self._support, "before_projection": self.before_projection,
+            "mask_changes": self.mask_changes, "next": self._next,
         }  # fmt: skip
 
     def restore(self, state: dict) -> None:
         self.penalty, self._diagnosis.first_energy = state["penalty"], state["first_energy"]
-        self._next = state["next"]
+        self._next, self._energy = state["next"], state["energy"]
         self.mask_changes, self.before_projection = state["mask_changes"], state["before_projection"]
         self._support = {name: kept.to(self._weights[name].value_OI.device) for name, kept in state["support"].items()}
         for name, its_state in self._states.items():

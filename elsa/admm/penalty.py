@@ -17,12 +17,12 @@ class Penalty(ABC):
     @abstractmethod
     def at(self, progress: float) -> float: ...
 
-    def following(self, penalty: float, progress: float, energy: float, first_energy: float) -> float:
-        """λ of the interval that ends at `progress`, after one with `penalty`.
+    def following(self, penalty: float, progress: float, interval: float, energy: float, previous: float) -> float:
+        """λ of the interval that begins at `progress` and takes `interval` of the run, after one with `penalty`.
 
-        `energy`, `first_energy`: share of the weights' energy off the support, now and at the start.
+        `energy`, `previous`: share of the weights' energy off the support now, and when the last interval began.
         """
-        return self.at(progress)
+        return self.at(min(1.0, progress + interval))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,11 +77,11 @@ class Exponential(Ramp):
 
 @dataclass(frozen=True, kw_only=True)
 class Auto(Penalty):
-    """λ follows the run: the energy off the support falls on a planned line and is gone before the learning rate is.
+    """λ follows the run: the energy off the support is steered to `final_energy`, at progress `gone_at`.
 
-    By the plan the square root of the energy, the distance to the support, falls linearly from the start and would be 0
-    at progress `gone_at`; below `final_energy` it stays there. After every interval λ is multiplied by
-    (energy / plan)^gain, by at most `largest_change` either way: too much energy left raises it, too little lowers it.
+    The energy is to fall by the same factor in each interval that is left. After every interval λ is multiplied by
+    (fall that is needed / fall that was)^gain, both in logarithms, by at most `largest_change` either way. It steers by
+    the rate, not by the distance to a plan, since the rate answers a change of λ at once and the energy much later.
     `start`: λ of the first interval. Scale-free in steps and sparsity.
     """
 
@@ -101,10 +101,11 @@ class Auto(Penalty):
     def at(self, progress: float) -> float:
         return self.start
 
-    def planned(self, progress: float, first_energy: float) -> float:
-        """The energy that is to be left at this progress."""
-        return max(self.final_energy, first_energy * max(0.0, 1 - progress / self.gone_at) ** 2)
-
-    def following(self, penalty: float, progress: float, energy: float, first_energy: float) -> float:
-        change = (max(energy, 1e-12) / self.planned(progress, first_energy)) ** self.gain
+    def following(self, penalty: float, progress: float, interval: float, energy: float, previous: float) -> float:
+        if energy <= self.final_energy:
+            return penalty
+        intervals_left = max(1.0, (self.gone_at - progress) / interval)
+        needed = math.log(energy / self.final_energy) / intervals_left
+        fell = math.log(previous / energy) if previous > 0 else 0.0
+        change = (needed / fell) ** self.gain if fell > 0 else self.largest_change
         return penalty * min(max(change, 1 / self.largest_change), self.largest_change)

@@ -33,18 +33,21 @@ def test_exponential_cannot_start_at_zero():
         Exponential(start=0.0, end=1.0)
 
 
-AUTO = Auto(start=0.001, final_energy=1e-4, gone_at=0.5, gain=0.5, largest_change=2.0)
+AUTO = Auto(start=0.001, final_energy=0.01, gone_at=1.0, gain=1.0, largest_change=2.0)
 
 
-def test_auto_plans_a_linear_fall_of_the_distance_that_ends_before_the_run():
-    assert AUTO.planned(0.0, 0.25) == 0.25
-    assert AUTO.planned(0.25, 0.25) == pytest.approx(0.25 / 4)
-    assert AUTO.planned(0.5, 0.25) == AUTO.planned(1.0, 0.25) == pytest.approx(1e-4)
+def test_auto_leaves_a_penalty_alone_that_gets_there_in_time():
+    # 0.16 to 0.01 in the four intervals that are left is a half in each, and the last one halved it
+    assert AUTO.following(0.1, 0.2, 0.2, 0.16, 0.32) == pytest.approx(0.1)
+    assert AUTO.following(0.1, 0.2, 0.2, 0.009, 0.32) == 0.1  # it is there
 
 
-def test_auto_raises_the_penalty_when_too_much_energy_is_left_and_lowers_it_when_too_little():
-    planned = AUTO.planned(0.25, 0.25)
-    assert AUTO.following(0.1, 0.25, planned, 0.25) == pytest.approx(0.1)
-    assert AUTO.following(0.1, 0.25, 1.44 * planned, 0.25) == pytest.approx(0.12)
-    assert AUTO.following(0.1, 0.25, 100 * planned, 0.25) == pytest.approx(0.2)
-    assert AUTO.following(0.1, 0.25, 0.0, 0.25) == pytest.approx(0.05)
+def test_auto_raises_the_penalty_when_the_energy_falls_too_slowly_and_lowers_it_when_too_fast():
+    assert AUTO.following(0.1, 0.2, 0.2, 0.16, 0.32 / 2 ** (1 / 3)) == pytest.approx(0.15)
+    assert AUTO.following(0.1, 0.2, 0.2, 0.16, 0.16) == AUTO.following(0.1, 0.2, 0.2, 0.16, 0.1) == pytest.approx(0.2)
+    assert AUTO.following(0.1, 0.2, 0.2, 0.16, 1.0) == pytest.approx(0.05)
+
+
+def test_auto_steers_on_past_the_time_when_the_energy_was_to_be_gone():
+    early = Auto(start=0.001, final_energy=0.01, gone_at=0.5, gain=1.0, largest_change=2.0)
+    assert early.following(0.1, 0.9, 0.1, 0.02, 0.04) == pytest.approx(0.1)

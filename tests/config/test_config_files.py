@@ -60,6 +60,12 @@ def test_every_experiment_composes_and_builds(experiment):
     build(PruneConfig, compose(f"experiment={experiment}"))
 
 
+@pytest.mark.parametrize(("method", "part"), [("finetuned/alps", "start"), ("elsa_plus", "init")])
+def test_keys_of_the_method_that_comes_first_can_be_set(method, part):
+    config = compose(f"method={method}", f"method.{part}.calibration_windows=32")
+    assert config["method"][part] == compose("method=alps")["method"] | {"calibration_windows": 32}
+
+
 @pytest.mark.parametrize("sweep", choices("sweep"))
 def test_every_cell_of_a_sweep_composes_and_builds(sweep):
     grid = OmegaConf.load(CONF / f"sweep/{sweep}.yaml").hydra.sweeper.params
