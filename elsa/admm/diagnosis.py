@@ -5,44 +5,67 @@ projection removes. Too small a λ leaves it there; too large a one removes it b
 """
 
 import math
+from typing import NamedTuple
 
 _HARMLESS = 1e-3  # share of the energy that a projection may remove
 _EARLY = 0.25  # share of the steps before which a support should not be final
 _FIRST_LOOK = 0.1
 
 
+class Distances(NamedTuple):
+    """Of all weights from their sparse copies."""
+
+    residual: float  # ‖x − z‖ / ‖z‖
+    energy: float  # share of the weights' energy that lies off the support
+    rms: float  # root mean square of the weights there
+
+    def metrics(self) -> dict[str, float]:
+        """As they are logged and recorded."""
+        return {
+            "relative_residual": self.residual, "off_support_energy": self.energy, "off_support_rms": self.rms,
+        }  # fmt: skip
+
+
 class Diagnosis:
     """Says at most one thing about the energy off the support early in a run, and one at its end."""
 
-    def __init__(self, first_energy: float, constant: bool):
-        """`constant`: λ does not ramp, so that the first tenth of the run tells about the rest."""
-        self.first_energy = first_energy
+    def __init__(self, first: Distances, travel: float | None, constant: bool):
+        """`first`: at the start. `travel`: how far the run can move a weight at most (None: no such bound).
+
+        `constant`: λ does not ramp, so that the first tenth of the run tells about the rest.
+        """
+        self.first, self._travel = first, travel
         self._look = _FIRST_LOOK if constant else 0.5
         self._said = False
 
-    def add(self, progress: float, energy: float) -> str | None:
-        """A warning the first time there is reason for one."""
+    def add(self, progress: float, now: Distances, travel: float | None) -> str | None:
+        """A warning the first time there is reason for one. `travel`: how far the steps that are left reach."""
         if self._said:
             return None
-        text = self._too_large(progress, energy) or (
-            self._too_small(progress, energy) if progress >= self._look else None
-        )
+        text = self._too_large(progress, now.energy) or self._out_of_reach(now, travel)
+        if text is None and progress >= self._look:
+            text = self._too_small(progress, now.energy)
         self._said = text is not None or progress >= self._look
         return text
 
     def _too_large(self, progress: float, energy: float) -> str | None:
-        if progress >= _EARLY or energy > _HARMLESS or self.first_energy <= _HARMLESS:
+        if progress >= _EARLY or energy > _HARMLESS or self.first.energy <= _HARMLESS:
             return None
         return (
             f"λ looks too large: after {progress:.0%} of the run only {energy:.2%} of the energy is off the support, "
             "which can hardly move any more. Try a tenth of the penalty, or a schedule that starts at 0"
         )
 
+    def _out_of_reach(self, now: Distances, travel: float | None) -> str | None:
+        if travel is None or now.energy <= 10 * _HARMLESS or now.rms <= travel:
+            return None
+        return f"{_reach(now, travel)}; {now.energy:.0%} of the energy is there, and no penalty brings it back"
+
     def _too_small(self, progress: float, energy: float) -> str | None:
         """The energy falls as exp(−rate · travel); travel is what is left of a linearly falling learning rate."""
         energy = max(energy, 1e-12)
         done, left = progress - progress**2 / 2, (1 - progress) ** 2 / 2
-        rate = max(0.0, math.log(self.first_energy / energy) / done) if self.first_energy > 0 else 0.0
+        rate = max(0.0, math.log(self.first.energy / energy) / done) if self.first.energy > 0 else 0.0
         expected = energy * math.exp(-rate * left)
         if expected <= 10 * _HARMLESS:
             return None
@@ -59,7 +82,17 @@ class Diagnosis:
         advice = f"Try {_factor(energy)} times the penalty, a higher learning rate, more steps, or penalty=auto"
         if energy <= 10 * _HARMLESS:
             return f"the weights have nearly reached their support: {energy:.1%} of their energy is off it. {advice}"
-        return f"λ too small: the last projection removes {energy:.0%} of the weights' energy. {advice}"
+        removed = f"the last projection removes {energy:.0%} of the weights' energy"
+        if self._travel is not None and self.first.rms > self._travel:
+            return f"{_reach(self.first, self._travel)}: {removed}, and would with any penalty"
+        return f"λ too small: {removed}. {advice}"
+
+
+def _reach(distances: Distances, travel: float) -> str:
+    return (
+        f"learning rate or steps too small: they move a weight by at most {travel:.2g}, and the weights off the "
+        f"support are at {distances.rms:.2g} (root mean square)"
+    )
 
 
 def _factor(energy: float) -> int:

@@ -1,13 +1,13 @@
 """ADMM over all prunable weights, as a constraint of the training loop."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from elsa.admm.diagnosis import Diagnosis
+from elsa.admm.diagnosis import Diagnosis, Distances
 from elsa.admm.optimizer import Stepper
 from elsa.admm.penalty import Constant, Penalty
 from elsa.admm.precision import Precision
@@ -29,7 +29,7 @@ class Admm:
     trains on within its support. `supports`: the first supports of z by name, None for those of magnitude. `ramp`: the
     steps over which the sparsity of z rises to the pattern's, 0 to start there; `ramp_from`: how far along the rise it
     begins, 0 to 1. `probe_every`: about how many steps lie between two measurements of what costs more than the
-    distances (0: none).
+    distances (0: none). `travel`: how far the steps from one to another can move a weight, None if nobody knows.
     """
 
     def __init__(
@@ -49,16 +49,17 @@ class Admm:
         ramp_from: float = 0.0,
         supports: Mapping[str, torch.Tensor] | None = None,
         probe_every: int = 0,
+        travel: Callable[[int, int], float | None] = lambda first, last: None,
     ):
         self._weights, self._stepper, self._pattern, self._schedule = weights, stepper, pattern, penalty
-        self._steps, self.interval, self._objective_aware = steps, interval, objective_aware
+        self._steps, self.interval, self._objective_aware, self._travel = steps, interval, objective_aware, travel
         self._retention, self._polish_from = retention, polish_from
         self._ramp, self._ramp_from = ramp, ramp_from
         self._probe_every, self._next = probe_every, 1
         self._stationarity = 0.0  # gathered weight by weight during a step
-        first = self._pattern_at(0)
+        start = self._pattern_at(0)
         self._states = {
-            name: precision.start_state(weight.value_OI, first, None if supports is None else supports[name])
+            name: precision.start_state(weight.value_OI, start, None if supports is None else supports[name])
             for name, weight in weights.items()
         }
         self._support: dict[str, torch.Tensor] = {}  # while polishing
@@ -66,9 +67,8 @@ class Admm:
         self._sizes = {name: weight.parameter.numel() for name, weight in weights.items()}
         self._name_of = {weight.parameter: name for name, weight in weights.items()}
         self.penalty = penalty.at(min(1.0, interval / steps))
-        self.before_projection = self.distances()
-        self._energy = self.before_projection["off_support_energy"]  # at the last update
-        self._diagnosis = Diagnosis(self._energy, constant=isinstance(penalty, Constant))
+        self.before_projection = self.distances()  # so far of the last update
+        self._diagnosis = Diagnosis(self.before_projection, travel(0, steps), constant=isinstance(penalty, Constant))
 
     @torch.no_grad()
     def add_gradient(self, parameter: nn.Parameter) -> None:
@@ -125,16 +125,17 @@ class Admm:
             if before is not None:
                 moved += (self._states[name].sparse() - before).float().square().sum()
         self.mask_changes[step] = shares
-        metrics = {"penalty": self.penalty, "mask_change": changed / sum(self._sizes.values())} | self.distances()
+        metrics = {"penalty": self.penalty, "mask_change": changed / sum(self._sizes.values())}
+        earlier, now = self.before_projection, self.distances()
+        self.before_projection, metrics = now, metrics | now.metrics()
         if self._probing:
             metrics |= self._residuals(moved)
-        warning = self._diagnosis.add(step / self._steps, metrics["off_support_energy"])
+        warning = self._diagnosis.add(step / self._steps, now, self._travel(step, self._steps))
         if warning and not self._ramp:  # while z is nearly dense its distance says nothing about λ
             print(f"step {step}: {warning}", flush=True)
         following = self._schedule.following(
-            self.penalty, step / self._steps, self.interval / self._steps, metrics["off_support_energy"], self._energy
+            self.penalty, step / self._steps, self.interval / self._steps, now.energy, earlier.energy
         )
-        self._energy = metrics["off_support_energy"]
         if following != self.penalty:
             for state in self._states.values():
                 state.rescale_dual(self.penalty / following)
@@ -161,16 +162,16 @@ class Admm:
             yield
 
     @torch.no_grad()
-    def distances(self) -> dict:
-        """‖x − z‖ / ‖z‖ over all weights, and the share of the weights' energy that lies off the support."""
-        residual = sparse = off = total = 0.0
+    def distances(self) -> Distances:
+        residual = sparse = off = total = pruned = 0.0
         for name, weight in self._weights.items():
             state, value = self._states[name], weight.value_OI
             squares = state.residual_squared(value)
             residual, sparse = residual + squares[0], sparse + squares[1]
-            energy = value.float().square()
-            off, total = off + (energy * ~state.kept()).sum(), total + energy.sum()
-        return {"relative_residual": float((residual / sparse).sqrt()), "off_support_energy": float(off / total)}
+            energy, outside = value.float().square(), ~state.kept()
+            off, total, pruned = off + (energy * outside).sum(), total + energy.sum(), pruned + outside.sum()
+        ratios = torch.stack([(residual / sparse).sqrt(), off / total, (off / pruned.clamp_min(1)).sqrt()])
+        return Distances(*ratios.tolist())
 
     @torch.no_grad()
     def project_weights(self) -> None:
@@ -192,7 +193,7 @@ class Admm:
 
     def verdict(self) -> str:
         """What the last projection did to the weights, in words."""
-        return self._diagnosis.at_the_end(self.before_projection["off_support_energy"])
+        return self._diagnosis.at_the_end(self.before_projection.energy)
 
     @property
     def nbytes(self) -> int:
@@ -202,15 +203,14 @@ class Admm:
     def state(self) -> dict:
         states = {name: state.state() for name, state in self._states.items()}
         return {
-            "penalty": self.penalty, "energy": self._energy, "first_energy": self._diagnosis.first_energy,
-            "states": states, "support": self._support, "before_projection": self.before_projection,
-            "mask_changes": self.mask_changes, "next": self._next,
+            "penalty": self.penalty, "first": tuple(self._diagnosis.first), "states": states, "support": self._support,
+            "before_projection": tuple(self.before_projection), "mask_changes": self.mask_changes, "next": self._next,
         }  # fmt: skip
 
     def restore(self, state: dict) -> None:
-        self.penalty, self._diagnosis.first_energy = state["penalty"], state["first_energy"]
-        self._next, self._energy = state["next"], state["energy"]
-        self.mask_changes, self.before_projection = state["mask_changes"], state["before_projection"]
+        self.penalty, self._diagnosis.first = state["penalty"], Distances(*state["first"])
+        self._next, self.mask_changes = state["next"], state["mask_changes"]
+        self.before_projection = Distances(*state["before_projection"])
         self._support = {name: kept.to(self._weights[name].value_OI.device) for name, kept in state["support"].items()}
         for name, its_state in self._states.items():
             its_state.restore(state["states"][name])

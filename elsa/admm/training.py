@@ -70,3 +70,12 @@ class Training:
         decay_steps = self.decay_fraction * self.steps
         decay = min(1.0, (self.steps - step) / decay_steps) if decay_steps else 1.0
         return self.learning_rate * min(warm, decay)
+
+    def travel(self, first: int, last: int) -> float | None:
+        """About how far steps `first` … `last` − 1 can move a weight at most: one of Adam's steps moves it by the rate.
+
+        None for an optimiser whose steps have no such bound.
+        """
+        if self.optimizer != "adam":
+            return None
+        return sum(self.learning_rate_at(step) for step in range(first, last))

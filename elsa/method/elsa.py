@@ -52,7 +52,7 @@ class Elsa(Method):
             admm = Admm(
                 weights, stepper, task.pattern, task.penalty, precision, interval=self.interval,
                 objective_aware=self.projection == "objective_aware", supports=supports,
-                probe_every=task.probe_every, **self._phases(training.steps, task.pattern),
+                probe_every=task.probe_every, travel=training.travel, **self._phases(training.steps, task.pattern),
             )  # fmt: skip
             loop = Loop(model, stepper, training, precision, admm, facts, teacher, task.probe_every)
             loop.run(windows, task.log, task.checkpoints)
@@ -60,7 +60,7 @@ class Elsa(Method):
         print(admm.verdict(), flush=True)
         numel = sum(weight.parameter.numel() for weight in weights.values())
         return loop.facts | {
-            "training_tokens": windows.numel(), "before_projection": admm.before_projection,
+            "training_tokens": windows.numel(), "before_projection": admm.before_projection.metrics(),
             "verdict": admm.verdict(), "mask_changes": admm.mask_changes,
             "bytes": {"admm_per_prunable_weight": admm.nbytes / numel} | state_bytes(model, stepper),
         }  # fmt: skip
