@@ -28,7 +28,8 @@ class Admm:
     `retention`: u ← retention · (u + x − z); 1 is ADMM, 0 a penalty method. After step `polish_from` x is projected and
     trains on within its support. `supports`: the first supports of z by name, None for those of magnitude. `ramp`: the
     steps over which the sparsity of z rises to the pattern's, 0 to start there; `ramp_from`: how far along the rise it
-    begins, 0 to 1. `probe_every`: about how many steps lie between two measurements of what costs more than the
+    begins, 0 to 1. `hard`: x ← z at every update and training within that support until the next, the limit of a
+    growing penalty. `probe_every`: about how many steps lie between two measurements of what costs more than the
     distances (0: none). `travel`: how far the steps from one to another can move a weight, None if nobody knows.
     """
 
@@ -47,6 +48,7 @@ class Admm:
         polish_from: int | None = None,
         ramp: int = 0,
         ramp_from: float = 0.0,
+        hard: bool = False,
         supports: Mapping[str, torch.Tensor] | None = None,
         probe_every: int = 0,
         travel: Callable[[int, int], float | None] = lambda first, last: None,
@@ -54,7 +56,7 @@ class Admm:
         self._weights, self._stepper, self._pattern, self._schedule = weights, stepper, pattern, penalty
         self._steps, self.interval, self._objective_aware, self._travel = steps, interval, objective_aware, travel
         self._retention, self._polish_from = retention, polish_from
-        self._ramp, self._ramp_from = ramp, ramp_from
+        self._ramp, self._ramp_from, self._hard = ramp, ramp_from, hard
         self._probe_every, self._next = probe_every, 1
         self._stationarity = 0.0  # gathered weight by weight during a step
         start = self._pattern_at(0)
@@ -62,13 +64,15 @@ class Admm:
             name: precision.start_state(weight.value_OI, start, None if supports is None else supports[name])
             for name, weight in weights.items()
         }
-        self._support: dict[str, torch.Tensor] = {}  # while polishing
+        self._support: dict[str, torch.Tensor] = {}  # that x is held to: while polishing, or throughout if `hard`
         self.mask_changes: dict[int, dict[str, float]] = {}  # by step and weight, the share of entries that changed
         self._sizes = {name: weight.parameter.numel() for name, weight in weights.items()}
         self._name_of = {weight.parameter: name for name, weight in weights.items()}
         self.penalty = penalty.at(min(1.0, interval / steps))
         self.before_projection = self.distances()  # so far of the last update
         self._diagnosis = Diagnosis(self.before_projection, travel(0, steps), constant=isinstance(penalty, Constant))
+        if hard:
+            self._hold()
 
     @torch.no_grad()
     def add_gradient(self, parameter: nn.Parameter) -> None:
@@ -83,7 +87,7 @@ class Admm:
 
     @property
     def _probing(self) -> bool:
-        return due(self._next, self._probe_every, self.interval)
+        return not self._hard and due(self._next, self._probe_every, self.interval)
 
     def _distance_from_stationary(self, weight: "PrunableWeight", kept_OI: torch.Tensor) -> torch.Tensor:
         """‖x − P(x − ∇f/λ)‖², P the Euclidean projection with as many zeros as z has now, ∇f clipped, of this batch."""
@@ -100,15 +104,26 @@ class Admm:
         return metrics
 
     def _after_step(self, step: int) -> dict:
+        for name, support in self._support.items():  # momentum would move what is pruned
+            self._weights[name].value_OI.mul_(support)
+        if self._hard:
+            before_polish = self._polish_from is None or step <= self._polish_from
+            due_now = step % self.interval == 0 or step == self._polish_from
+            return self._update(step) if before_polish and due_now else {}
         if self._support:
-            for name, weight in self._weights.items():  # momentum would move what is pruned
-                weight.value_OI.mul_(self._support[name])
             return {}
         metrics = {} if step % self.interval else self._update(step)
         if step == self._polish_from:
             self.project_weights()
             self._support = {name: weight.value_OI != 0 for name, weight in self._weights.items()}
         return metrics
+
+    @torch.no_grad()
+    def _hold(self) -> None:
+        """x ← z, and on within its support."""
+        for name, weight in self._weights.items():
+            self._support[name] = self._states[name].kept()
+            weight.value_OI.copy_(self._states[name].sparse())
 
     def _update(self, step: int) -> dict:
         def score(name: str) -> torch.Tensor:
@@ -125,11 +140,15 @@ class Admm:
             if before is not None:
                 moved += (self._states[name].sparse() - before).float().square().sum()
         self.mask_changes[step] = shares
-        metrics = {"penalty": self.penalty, "mask_change": changed / sum(self._sizes.values())}
+        metrics = {"mask_change": changed / sum(self._sizes.values())}
         earlier, now = self.before_projection, self.distances()
         self.before_projection, metrics = now, metrics | now.metrics()
         if self._probing:
             metrics |= self._residuals(moved)
+        if self._hard:
+            self._hold()
+            return metrics
+        metrics["penalty"] = self.penalty
         warning = self._diagnosis.add(step / self._steps, now, self._travel(step, self._steps))
         if warning and not self._ramp:  # while z is nearly dense its distance says nothing about λ
             print(f"step {step}: {warning}", flush=True)
@@ -179,7 +198,7 @@ class Admm:
 
         `before_projection` then holds the distances that x had.
         """
-        if self._support:
+        if self._support and not self._hard:
             return
         self.before_projection = self.distances()
 

@@ -23,7 +23,9 @@ class ElsaPlus(Elsa):
     instead of the dense ones. `retention`: u ← retention · (u + x − z) (1: ADMM, 0: no dual). `polish_fraction`: the
     share of the steps, at the end, that train the projected weights within their support. `ramp_fraction`: the share of
     the steps, at the beginning, over which the sparsity of z rises to the wanted one (0: it starts there). `ramp_from`:
-    the sparsity where the rise starts and to which `init` prunes; 97 % of the wanted one if that is less.
+    the sparsity where the rise starts and to which `init` prunes; 97 % of the wanted one if that is less. `hard`: the
+    weights themselves are projected at every update and train within their support until the next, instead of being
+    drawn to it by a penalty.
     """
 
     init: Method | None
@@ -32,6 +34,7 @@ class ElsaPlus(Elsa):
     polish_fraction: float
     ramp_fraction: float
     ramp_from: float
+    hard: bool
 
     def __post_init__(self):
         super().__post_init__()
@@ -40,6 +43,8 @@ class ElsaPlus(Elsa):
         gradual = 0 <= self.ramp_fraction <= 1 - self.polish_fraction
         wanted = f"a share of the steps, at most the {1 - self.polish_fraction:g} before the polish phase"
         require(gradual, "ramp_fraction", self.ramp_fraction, wanted)
+        no_dual = not self.hard or self.retention == 0
+        require(no_dual, "retention", self.retention, "0 with hard=true, which leaves no distance for a dual to gather")
         require(0 <= self.ramp_from < 1, "ramp_from", self.ramp_from, "a sparsity, 0 (dense) to below 1")
 
     def check(self, training: Training) -> None:
@@ -76,4 +81,5 @@ class ElsaPlus(Elsa):
         return {
             "steps": steps - polish, "retention": self.retention, "polish_from": steps - polish if polish else None,
             "ramp": round(self.ramp_fraction * steps), "ramp_from": self._ramp_start(pattern),
+            "hard": self.hard,
         }  # fmt: skip

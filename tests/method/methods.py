@@ -61,6 +61,7 @@ METHODS = {
         polish_fraction=0.4,
         ramp_fraction=0.0,
         ramp_from=0.0,
+        hard=False,
     ),
     "finetuned": FineTuned(start=Wanda(calibration_windows=8)),
 }

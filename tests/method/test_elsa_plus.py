@@ -1,6 +1,7 @@
 """What Elsa+ adds, one knob at a time."""
 
 import dataclasses
+import itertools
 
 import pytest
 import torch
@@ -26,6 +27,7 @@ NEUTRAL = ElsaPlus(
     polish_fraction=0.0,
     ramp_fraction=0.0,
     ramp_from=0.0,
+    hard=False,
 )
 
 
@@ -101,6 +103,40 @@ def test_a_ramp_prunes_gradually_and_ends_at_the_pattern(windows):
     assert off[0] < off[1]
     for weight in prunable_weights(model).values():
         assert int((weight.value_OI == 0).sum()) == PATTERN.zeros(weight.value_OI.numel())
+
+
+@pytest.mark.parametrize("polish", [0.0, 0.4])
+def test_hard_projection_prunes_the_weights_themselves_step_by_step(windows, monkeypatch, polish):
+    zeros = []
+    after_step = Admm.after_step
+
+    def spy(self, step):
+        metrics = after_step(self, step)
+        zeros.append([weight.value_OI == 0 for weight in self._weights.values()])
+        return metrics
+
+    monkeypatch.setattr("elsa.method.elsa.Admm.after_step", spy)
+    hard = dataclasses.replace(
+        NEUTRAL, interval=2, retention=0.0, ramp_fraction=0.6, polish_fraction=polish, hard=True, projection="euclidean"
+    )
+    model, facts, logged = pruned(hard, windows)
+    counts = [sum(int(pruned.sum()) for pruned in step) for step in zeros]
+    assert (
+        counts[0] < counts[1] == counts[2] < counts[3] == counts[5]
+    )  # updates after steps 2, 4 and 6, the ramp ends at 4
+    for before, after in itertools.pairwise(zeros):
+        assert all(
+            (old & new).equal(old) for old, new in zip(before, after, strict=True)
+        )  # what is pruned stays pruned
+    assert 0 < logged[1][1]["off_support_energy"] < 0.2  # what this update removed
+    assert facts["before_projection"]["off_support_energy"] == 0
+    for weight in prunable_weights(model).values():
+        assert int((weight.value_OI == 0).sum()) == PATTERN.zeros(weight.value_OI.numel())
+
+
+def test_hard_projection_has_no_dual():
+    with pytest.raises(UserError, match=r"^retention=1.0: 0 with hard=true"):
+        dataclasses.replace(NEUTRAL, hard=True)
 
 
 def test_a_ramp_needs_room_and_a_beginning_below_its_end():

@@ -295,6 +295,7 @@ def test_every_knob_changes_the_result(elsa):
             "training.learning_rate=1e-2",
             "method.init=wanda",
             "method.init_weights=false",
+            "method.hard=false",
             "method.retention=1",
             "method.polish_fraction=0",
             "method.ramp_fraction=0",
@@ -337,7 +338,8 @@ def test_every_knob_changes_the_result(elsa):
         ],
         "elsa_plus": [
             "method.init=null", "method.init=sparsegpt", "method.init_weights=true",
-            "method.retention=0.5", "method.polish_fraction=0.5", "training.distillation=0.5", "method.interval=2",
+            "method.retention=0.5", "method.retention=0 method.hard=true", "method.polish_fraction=0.5",
+            "training.distillation=0.5", "method.interval=2",
             "method.init=null method.ramp_fraction=0.5",
             "method.init=null method.ramp_fraction=0.5 method.ramp_from=0.2",
             "penalty=auto", "penalty=auto penalty.start=0.1", "penalty=auto penalty.final_energy=0.1",
