@@ -182,6 +182,7 @@ class Admm:
 
     @torch.no_grad()
     def distances(self) -> Distances:
+        """How far x is from z now."""
         residual = sparse = off = total = pruned = 0.0
         for name, weight in self._weights.items():
             state, value = self._states[name], weight.value_OI

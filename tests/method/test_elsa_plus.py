@@ -121,13 +121,10 @@ def test_hard_projection_prunes_the_weights_themselves_step_by_step(windows, mon
     )
     model, facts, logged = pruned(hard, windows)
     counts = [sum(int(pruned.sum()) for pruned in step) for step in zeros]
-    assert (
-        counts[0] < counts[1] == counts[2] < counts[3] == counts[5]
-    )  # updates after steps 2, 4 and 6, the ramp ends at 4
-    for before, after in itertools.pairwise(zeros):
-        assert all(
-            (old & new).equal(old) for old, new in zip(before, after, strict=True)
-        )  # what is pruned stays pruned
+    # updates after steps 2, 4 and 6; the ramp ends at 4
+    assert counts[0] < counts[1] == counts[2] < counts[3] == counts[5]
+    for before, after in itertools.pairwise(zeros):  # what is pruned stays pruned
+        assert all((old & new).equal(old) for old, new in zip(before, after, strict=True))
     assert 0 < logged[1][1]["off_support_energy"] < 0.2  # what this update removed
     assert facts["before_projection"]["off_support_energy"] == 0
     for weight in prunable_weights(model).values():
