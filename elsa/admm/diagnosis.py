@@ -29,12 +29,13 @@ class Distances(NamedTuple):
 class Diagnosis:
     """Says at most one thing about the energy off the support early in a run, and one at its end."""
 
-    def __init__(self, first: Distances, travel: float | None, constant: bool):
+    def __init__(self, first: Distances, travel: float | None, constant: bool, planned: bool = False):
         """`first`: at the start. `travel`: how far the run can move a weight at most (None: no such bound).
 
-        `constant`: λ does not ramp, so that the first tenth of the run tells about the rest.
+        `constant`: λ does not ramp, so that the first tenth of the run tells about the rest. `planned`: λ is that of
+        `penalty.Auto`.
         """
-        self.first, self._travel = first, travel
+        self.first, self._travel, self._planned = first, travel, planned
         self._look = _FIRST_LOOK if constant else 0.5
         self._said = False
 
@@ -51,15 +52,17 @@ class Diagnosis:
     def _too_large(self, progress: float, energy: float) -> str | None:
         if progress >= _EARLY or energy > _HARMLESS or self.first.energy <= _HARMLESS:
             return None
+        schedule = "a tenth of the penalty, or a schedule that starts at 0"
+        less = "a smaller penalty.contraction" if self._planned else schedule
         return (
             f"λ looks too large: after {progress:.0%} of the run only {energy:.2%} of the energy is off the support, "
-            "which can hardly move any more. Try a tenth of the penalty, or a schedule that starts at 0"
+            f"which can hardly move any more. Try {less}"
         )
 
     def _out_of_reach(self, now: Distances, travel: float | None) -> str | None:
         if travel is None or now.energy <= 10 * _HARMLESS or now.rms <= travel:
             return None
-        return f"{_reach(now, travel)}; {now.energy:.0%} of the energy is there, and no penalty brings it back"
+        return f"{_reach(now, travel)}; {now.energy:.0%} of the energy is there, and no penalty but auto brings it back"
 
     def _too_small(self, progress: float, energy: float) -> str | None:
         """The energy falls as exp(−rate · travel); travel is what is left of a linearly falling learning rate."""
@@ -71,21 +74,25 @@ class Diagnosis:
             return None
         return (
             f"λ looks too small: {energy:.0%} of the energy is off the support after {progress:.0%} of the run, and at "
-            f"this rate {expected:.0%} will be at the end, for the last projection to remove. Try {_factor(expected)} "
-            "times the penalty, a higher learning rate, more steps, or penalty=auto"
+            f"this rate {expected:.0%} will be at the end, for the last projection to remove. {self._advice(expected)}"
         )
 
     def at_the_end(self, energy: float) -> str:
         """What the last projection removes, and what to change if that is too much."""
         if energy <= _HARMLESS:
             return f"the weights have reached their support: the last projection removes {energy:.2%} of their energy"
-        advice = f"Try {_factor(energy)} times the penalty, a higher learning rate, more steps, or penalty=auto"
+        advice = self._advice(energy)
         if energy <= 10 * _HARMLESS:
             return f"the weights have nearly reached their support: {energy:.1%} of their energy is off it. {advice}"
         removed = f"the last projection removes {energy:.0%} of the weights' energy"
         if self._travel is not None and self.first.rms > self._travel:
-            return f"{_reach(self.first, self._travel)}: {removed}, and would with any penalty"
+            return f"{_reach(self.first, self._travel)}: {removed}, and would with any penalty but auto"
         return f"λ too small: {removed}. {advice}"
+
+    def _advice(self, energy: float) -> str:
+        if self._planned:
+            return "Try a larger penalty.contraction, or more steps"
+        return f"Try {_factor(energy)} times the penalty, a higher learning rate, more steps, or penalty=auto"
 
 
 def _reach(distances: Distances, travel: float) -> str:

@@ -9,9 +9,10 @@ from torch import nn
 
 from elsa.admm.diagnosis import Diagnosis, Distances
 from elsa.admm.optimizer import Stepper
-from elsa.admm.penalty import Constant, Penalty
+from elsa.admm.penalty import Auto, Constant, Penalty
 from elsa.admm.precision import Precision
 from elsa.admm.probe import due, holding
+from elsa.admm.storage import rounded
 from elsa.sparsity.allocation import patterns_of
 from elsa.sparsity.pattern import Pattern
 from elsa.sparsity.projection import project, saliency
@@ -23,14 +24,16 @@ if TYPE_CHECKING:
 class Admm:
     """minimise f(x) subject to x = z, z in the pattern (arXiv:2510.01650).
 
-    Every step adds λ(x − z + u) to the gradient. Every `interval` steps z and u are updated, then λ moves on and the
-    scaled dual is rescaled at that moment. `objective_aware`: projections weigh entries by Adam's second moment.
+    Every step adds λ(x − z + u) to the gradient, or moves x towards z − u after the optimiser's step if the schedule is
+    `Auto`. Every `interval` steps z and u are updated, then λ moves on and the scaled dual is rescaled at that moment.
+    `objective_aware`: projections weigh entries by Adam's second moment.
     `retention`: u ← retention · (u + x − z); 1 is ADMM, 0 a penalty method. After step `polish_from` x is projected and
     trains on within its support. `supports`: the first supports of z by name, None for those of magnitude. `ramp`: the
     steps over which the sparsity of z rises to the pattern's, 0 to start there; `ramp_from`: how far along the rise it
     begins, 0 to 1. `hard`: x ← z at every update and training within that support until the next, the limit of a
     growing penalty. `probe_every`: about how many steps lie between two measurements of what costs more than the
     distances (0: none). `travel`: how far the steps from one to another can move a weight, None if nobody knows.
+    `rate`: the learning rate of step 0 … steps − 1.
     """
 
     def __init__(
@@ -52,9 +55,11 @@ class Admm:
         supports: Mapping[str, torch.Tensor] | None = None,
         probe_every: int = 0,
         travel: Callable[[int, int], float | None] = lambda first, last: None,
+        rate: Callable[[int], float] = lambda step: 1.0,
     ):
         self._weights, self._stepper, self._pattern, self._schedule = weights, stepper, pattern, penalty
         self._steps, self.interval, self._objective_aware, self._travel = steps, interval, objective_aware, travel
+        self._rate, self._beside = rate, isinstance(penalty, Auto)
         self._retention, self._polish_from = retention, polish_from
         self._ramp, self._ramp_from, self._hard = ramp, ramp_from, hard
         self._probe_every, self._next = probe_every, 1
@@ -68,9 +73,11 @@ class Admm:
         self.mask_changes: dict[int, dict[str, float]] = {}  # by step and weight, the share of entries that changed
         self._sizes = {name: weight.parameter.numel() for name, weight in weights.items()}
         self._name_of = {weight.parameter: name for name, weight in weights.items()}
-        self.penalty = penalty.at(min(1.0, interval / steps))
+        self.penalty = self._penalty_until(interval)
         self.before_projection = self.distances()  # so far of the last update
-        self._diagnosis = Diagnosis(self.before_projection, travel(0, steps), constant=isinstance(penalty, Constant))
+        self._diagnosis = Diagnosis(
+            self.before_projection, self._reach(0), constant=isinstance(penalty, Constant), planned=self._beside
+        )
         if hard:
             self._hold()
 
@@ -79,7 +86,7 @@ class Admm:
         name = self._name_of.get(parameter)
         if name in self._support:
             self._weights[name].gradient_OI.mul_(self._support[name])
-        elif name is not None:
+        elif name is not None and not self._beside:
             weight = self._weights[name]
             if self._probing:
                 self._stationarity += self._distance_from_stationary(weight, self._states[name].kept())
@@ -88,6 +95,16 @@ class Admm:
     @property
     def _probing(self) -> bool:
         return not self._hard and due(self._next, self._probe_every, self.interval)
+
+    def _penalty_until(self, step: int) -> float:
+        """λ of the interval that ends with `step`; of `Auto` its contraction a step over the learning rate."""
+        step = min(step, self._steps)
+        penalty = self._schedule.at(step / self._steps)
+        return penalty / (self._steps * self._rate(step - 1)) if self._beside else penalty
+
+    def _reach(self, step: int) -> float | None:
+        """How far a weight can still get after `step`, None if it is not the optimiser alone that moves it."""
+        return None if self._beside else self._travel(step, self._steps)
 
     def _distance_from_stationary(self, weight: "PrunableWeight", kept_OI: torch.Tensor) -> torch.Tensor:
         """‖x − P(x − ∇f/λ)‖², P the Euclidean projection with as many zeros as z has now, ∇f clipped, of this batch."""
@@ -112,11 +129,19 @@ class Admm:
             return self._update(step) if before_polish and due_now else {}
         if self._support:
             return {}
+        if self._beside:
+            self._pull(self._schedule.share(step, self._steps))
         metrics = {} if step % self.interval else self._update(step)
         if step == self._polish_from:
             self.project_weights()
             self._support = {name: weight.value_OI != 0 for name, weight in self._weights.items()}
         return metrics
+
+    def _pull(self, share: float) -> None:
+        """x moves towards z − u by `share` of the distance."""
+        for name, weight in self._weights.items():
+            value = weight.value_OI
+            value.copy_(rounded(torch.lerp(value.float(), self._states[name].difference().float(), share), value.dtype))
 
     @torch.no_grad()
     def _hold(self) -> None:
@@ -141,20 +166,18 @@ class Admm:
                 moved += (self._states[name].sparse() - before).float().square().sum()
         self.mask_changes[step] = shares
         metrics = {"mask_change": changed / sum(self._sizes.values())}
-        earlier, now = self.before_projection, self.distances()
-        self.before_projection, metrics = now, metrics | now.metrics()
+        self.before_projection = now = self.distances()
+        metrics |= now.metrics()
         if self._probing:
             metrics |= self._residuals(moved)
         if self._hard:
             self._hold()
             return metrics
         metrics["penalty"] = self.penalty
-        warning = self._diagnosis.add(step / self._steps, now, self._travel(step, self._steps))
+        warning = self._diagnosis.add(step / self._steps, now, self._reach(step))
         if warning and not self._ramp:  # while z is nearly dense its distance says nothing about λ
             print(f"step {step}: {warning}", flush=True)
-        following = self._schedule.following(
-            self.penalty, step / self._steps, self.interval / self._steps, now.energy, earlier.energy
-        )
+        following = self._penalty_until(step + self.interval)
         if following != self.penalty:
             for state in self._states.values():
                 state.rescale_dual(self.penalty / following)
@@ -162,13 +185,16 @@ class Admm:
         return metrics
 
     def _residuals(self, moved: torch.Tensor) -> dict:
-        """Dual residual ‖z⁺ − z‖ / ‖z⁺‖ and λ-stationarity ‖x − P(x − ∇f/λ)‖ / ‖x‖ (0 at the points that
-        arXiv:2510.01650 calls λ-stationary).
+        """Dual residual ‖z⁺ − z‖ / ‖z⁺‖ and, where λ acts on the gradient, λ-stationarity ‖x − P(x − ∇f/λ)‖ / ‖x‖ (0 at
+        the points that arXiv:2510.01650 calls λ-stationary).
         """
         sparse = sum(state.sparse().float().square().sum() for state in self._states.values())
+        residuals = {"dual_residual": float((moved / sparse).sqrt())}
+        if self._beside:
+            return residuals
         total = sum(weight.value_OI.float().square().sum() for weight in self._weights.values())
         stationarity, self._stationarity = self._stationarity, 0.0
-        return {"dual_residual": float((moved / sparse).sqrt()), "stationarity": float((stationarity / total).sqrt())}
+        return residuals | {"stationarity": float((stationarity / total).sqrt())}
 
     def sparse(self) -> AbstractContextManager | None:
         return None if self._support else self._with_sparse_weights()

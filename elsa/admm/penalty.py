@@ -17,13 +17,6 @@ class Penalty(ABC):
     @abstractmethod
     def at(self, progress: float) -> float: ...
 
-    def following(self, penalty: float, progress: float, interval: float, energy: float, previous: float) -> float:
-        """λ of the interval that begins at `progress` and takes `interval` of the run, after one with `penalty`.
-
-        `energy`, `previous`: share of the weights' energy off the support now, and when the last interval began.
-        """
-        return self.at(min(1.0, progress + interval))
-
 
 @dataclass(frozen=True, kw_only=True)
 class Constant(Penalty):
@@ -77,35 +70,23 @@ class Exponential(Ramp):
 
 @dataclass(frozen=True, kw_only=True)
 class Auto(Penalty):
-    """λ follows the run: the energy off the support is steered to `final_energy`, at progress `gone_at`.
+    """A λ that is planned from the number of steps, and acts beside the optimiser instead of through its gradient.
 
-    The energy is to fall by the same factor in each interval that is left. After every interval λ is multiplied by
-    (fall that is needed / fall that was)^gain, both in logarithms, by at most `largest_change` either way. It steers by
-    the rate, not by the distance to a plan, since the rate answers a change of λ at once and the energy much later.
-    `start`: λ of the first interval. Scale-free in steps and sparsity.
+    After every step x moves towards z − u by a share of the distance (as AdamW decays weights beside Adam). The share
+    rises like `Cosine` from 0, and all shares together would shrink the weights off the support by e^−`contraction` if
+    the loss did not hold them. So neither the gradients' scale nor the learning rate bounds the pull, and what the loss
+    holds up against it fades with the learning rate.
     """
 
-    start: float
-    final_energy: float
-    gone_at: float
-    gain: float
-    largest_change: float
+    contraction: float
 
     def __post_init__(self):
-        require(self.start > 0, "start", self.start, "the penalty must be positive, for example 0.001")
-        require(0 < self.final_energy < 1, "final_energy", self.final_energy, "a share of the energy, for example 1e-4")
-        require(0 < self.gone_at <= 1, "gone_at", self.gone_at, "a share of the steps, for example 0.75")
-        require(self.gain > 0, "gain", self.gain, "positive, for example 0.5")
-        require(self.largest_change > 1, "largest_change", self.largest_change, "above 1, for example 2")
+        require(self.contraction > 0, "contraction", self.contraction, "positive, for example 8")
 
     def at(self, progress: float) -> float:
-        return self.start
+        """The contraction in units of the run: at(progress) / steps is that of one step."""
+        return self.contraction * (1 - math.cos(math.pi * progress))
 
-    def following(self, penalty: float, progress: float, interval: float, energy: float, previous: float) -> float:
-        if energy <= self.final_energy:
-            return penalty
-        intervals_left = max(1.0, (self.gone_at - progress) / interval)
-        needed = math.log(energy / self.final_energy) / intervals_left
-        fell = math.log(previous / energy) if previous > 0 else 0.0
-        change = (needed / fell) ** self.gain if fell > 0 else self.largest_change
-        return penalty * min(max(change, 1 / self.largest_change), self.largest_change)
+    def share(self, step: int, steps: int) -> float:
+        """The part of its distance to z − u that x covers after step 1 … `steps`."""
+        return -math.expm1(-self.at(step / steps) / steps)

@@ -52,7 +52,8 @@ class Elsa(Method):
             admm = Admm(
                 weights, stepper, task.pattern, task.penalty, precision, interval=self.interval,
                 objective_aware=self.projection == "objective_aware", supports=supports,
-                probe_every=task.probe_every, travel=training.travel, **self._phases(training.steps, task.pattern),
+                probe_every=task.probe_every, travel=training.travel, rate=training.learning_rate_at,
+                **self._phases(training.steps, task.pattern),
             )  # fmt: skip
             loop = Loop(model, stepper, training, precision, admm, facts, teacher, task.probe_every)
             loop.run(windows, task.log, task.checkpoints)

@@ -51,7 +51,7 @@ def test_weights_that_the_optimiser_cannot_move_to_the_support_are_named_at_once
     text = Diagnosis(FIRST, 0.03, constant=False).add(0.05, FIRST._replace(energy=0.49), 0.03)
     assert text == (
         "learning rate or steps too small: they move a weight by at most 0.03, and the weights off the support are at "
-        "0.12 (root mean square); 49% of the energy is there, and no penalty brings it back"
+        "0.12 (root mean square); 49% of the energy is there, and no penalty but auto brings it back"
     )
     assert Diagnosis(FIRST, 0.3, constant=False).add(0.05, FIRST, 0.3) is None
     harmless = Distances(residual=0.1, energy=0.005, rms=0.01)
@@ -61,4 +61,4 @@ def test_weights_that_the_optimiser_cannot_move_to_the_support_are_named_at_once
 def test_the_end_does_not_blame_the_penalty_for_a_distance_that_was_out_of_reach():
     text = Diagnosis(FIRST, 0.03, constant=True).at_the_end(0.49)
     assert text.startswith("learning rate or steps too small: they move a weight by at most 0.03")
-    assert text.endswith("the last projection removes 49% of the weights' energy, and would with any penalty")
+    assert text.endswith("the last projection removes 49% of the weights' energy, and would with any penalty but auto")

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 
 from elsa.admm.penalty import Auto, Constant, Cosine, Exponential, Linear
@@ -33,21 +35,13 @@ def test_exponential_cannot_start_at_zero():
         Exponential(start=0.0, end=1.0)
 
 
-AUTO = Auto(start=0.001, final_energy=0.01, gone_at=1.0, gain=1.0, largest_change=2.0)
+def test_the_shares_of_auto_multiply_to_its_contraction_at_any_number_of_steps():
+    for steps in (10, 1000):
+        shares = [Auto(contraction=8.0).share(step, steps) for step in range(1, steps + 1)]
+        assert shares == sorted(shares)
+        assert sum(math.log1p(-share) for share in shares) == pytest.approx(-8.0, rel=0.2 if steps == 10 else 2e-3)
 
 
-def test_auto_leaves_a_penalty_alone_that_gets_there_in_time():
-    # 0.16 to 0.01 in the four intervals that are left is a half in each, and the last one halved it
-    assert AUTO.following(0.1, 0.2, 0.2, 0.16, 0.32) == pytest.approx(0.1)
-    assert AUTO.following(0.1, 0.2, 0.2, 0.009, 0.32) == 0.1  # it is there
-
-
-def test_auto_raises_the_penalty_when_the_energy_falls_too_slowly_and_lowers_it_when_too_fast():
-    assert AUTO.following(0.1, 0.2, 0.2, 0.16, 0.32 / 2 ** (1 / 3)) == pytest.approx(0.15)
-    assert AUTO.following(0.1, 0.2, 0.2, 0.16, 0.16) == AUTO.following(0.1, 0.2, 0.2, 0.16, 0.1) == pytest.approx(0.2)
-    assert AUTO.following(0.1, 0.2, 0.2, 0.16, 1.0) == pytest.approx(0.05)
-
-
-def test_auto_steers_on_past_the_time_when_the_energy_was_to_be_gone():
-    early = Auto(start=0.001, final_energy=0.01, gone_at=0.5, gain=1.0, largest_change=2.0)
-    assert early.following(0.1, 0.9, 0.1, 0.02, 0.04) == pytest.approx(0.1)
+def test_auto_wants_a_contraction():
+    with pytest.raises(UserError, match=r"contraction=0\.0: positive"):
+        Auto(contraction=0.0)

@@ -9,7 +9,7 @@ from elsa.admm.loop import Loop, NoConstraint
 from elsa.admm.loss import next_token_loss, prove_chunks
 from elsa.admm.optimizer import Stepper
 from elsa.admm.state import MergedState, SeparateState
-from elsa.admm.storage import Stored
+from elsa.admm.storage import Stored, rounded
 from elsa.config.compose import compose
 from elsa.config.schema import PruneConfig, build
 from elsa.errors import UserError
@@ -52,6 +52,17 @@ def test_weights_moments_and_admm_together(name, most):
 
 def _unwrapped(model, precision):
     return dataclasses.replace(precision, activation_checkpointing=False).applied(model)
+
+
+def test_changes_below_the_resolution_of_bf16_add_up_in_the_mean():
+    torch.manual_seed(0)
+    values = torch.ones(10_000, dtype=torch.bfloat16)
+    for _ in range(100):
+        values = rounded(values.float() * 0.9999, torch.bfloat16)  # one unit in the last place is 0.0039
+    assert float(values.float().mean()) == pytest.approx(0.9999**100, abs=2e-3)
+    exact = torch.tensor([1.0, -2.5, 0.0])
+    assert torch.equal(rounded(exact, torch.bfloat16).float(), exact)
+    assert rounded(exact * 1.0001, torch.float32).tolist() == (exact * 1.0001).tolist()
 
 
 @pytest.mark.parametrize(("precision", "error"), [("float32", 0), ("bfloat16", 2**-8), ("float8", 2**-4)])

@@ -342,9 +342,7 @@ def test_every_knob_changes_the_result(elsa):
             "training.distillation=0.5", "method.interval=2",
             "method.init=null method.ramp_fraction=0.5",
             "method.init=null method.ramp_fraction=0.5 method.ramp_from=0.2",
-            "penalty=auto", "penalty=auto penalty.start=0.1", "penalty=auto penalty.final_energy=0.1",
-            "penalty=auto penalty.largest_change=1e9", "penalty=auto penalty.largest_change=1e9 penalty.gone_at=0.3",
-            "penalty=auto penalty.largest_change=1e9 penalty.gain=2.0", "method.projection=euclidean",
+            "penalty=auto", "penalty=auto penalty.contraction=3", "method.projection=euclidean",
         ],
         "finetuned": ["method.start=dense", "training.distillation=0.5"],
     }  # fmt: skip

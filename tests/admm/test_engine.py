@@ -1,0 +1,35 @@
+"""The schedule `Auto`: λ acts beside the optimiser."""
+
+import math
+
+import pytest
+import torch
+
+from elsa.admm.penalty import Auto
+from tests.admm.test_faults import one_layer
+
+WEIGHT = torch.tensor([[1.0, 2.0, 3.0, 4.0]])
+
+
+@pytest.mark.parametrize("steps", [20, 200])
+def test_without_a_loss_or_a_dual_the_weights_off_the_support_shrink_as_planned(steps):
+    layer, _, admm = one_layer(WEIGHT, penalty=Auto(contraction=3.0), steps=steps, retention=0.0)
+    for step in range(1, steps + 1):
+        layer.weight.grad = torch.zeros_like(WEIGHT)
+        admm.add_gradient(layer.weight)
+        assert not layer.weight.grad.any()  # no gradient scale decides how hard x is pulled
+        admm.after_step(step)
+    expected = torch.tensor([[math.exp(-3), 2 * math.exp(-3), 3.0, 4.0]])
+    assert torch.allclose(layer.weight, expected, rtol=3 * 2 / steps)
+
+
+def test_the_dual_keeps_its_force_when_the_learning_rate_falls():
+    _, _, admm = one_layer(WEIGHT, penalty=Auto(contraction=3.0), steps=20, rate=lambda step: 0.5**step)
+    before, state = admm.penalty, admm._states["layer"]
+    for step in range(1, 11):
+        admm.after_step(step)
+    at_update = torch.where(state.kept(), 0, -state.difference())
+    assert admm.penalty == pytest.approx(before * 2 * 2**10)  # the share doubles, the rate is 2^-10 of what it was
+    contracted = math.exp(-sum(admm._schedule.at(step / 20) / 20 for step in range(1, 11)))
+    expected = torch.tensor([[1.0, 2.0, 0.0, 0.0]]) * contracted * before
+    assert torch.allclose(at_update * admm.penalty, expected)
