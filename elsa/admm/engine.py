@@ -30,8 +30,7 @@ class Admm:
     `retention`: u ← retention · (u + x − z); 1 is ADMM, 0 a penalty method. After step `polish_from` x is projected and
     trains on within its support. `supports`: the first supports of z by name, None for those of magnitude. `ramp`: the
     steps over which the sparsity of z rises to the pattern's, 0 to start there; `ramp_from`: how far along the rise it
-    begins, 0 to 1. `hard`: x ← z at every update and training within that support until the next, the limit of a
-    growing penalty. `probe_every`: about how many steps lie between two measurements of what costs more than the
+    begins, 0 to 1. `probe_every`: about how many steps lie between two measurements of what costs more than the
     distances (0: none). `travel`: how far the steps from one to another can move a weight, None if nobody knows.
     `rate`: the learning rate of step 0 … steps − 1.
     """
@@ -51,7 +50,6 @@ class Admm:
         polish_from: int | None = None,
         ramp: int = 0,
         ramp_from: float = 0.0,
-        hard: bool = False,
         supports: Mapping[str, torch.Tensor] | None = None,
         probe_every: int = 0,
         travel: Callable[[int, int], float | None] = lambda first, last: None,
@@ -61,7 +59,7 @@ class Admm:
         self._steps, self.interval, self._objective_aware, self._travel = steps, interval, objective_aware, travel
         self._rate, self._beside = rate, isinstance(penalty, Auto)
         self._retention, self._polish_from = retention, polish_from
-        self._ramp, self._ramp_from, self._hard = ramp, ramp_from, hard
+        self._ramp, self._ramp_from = ramp, ramp_from
         self._probe_every, self._next = probe_every, 1
         self._stationarity = 0.0  # gathered weight by weight during a step
         start = self._pattern_at(0)
@@ -69,7 +67,7 @@ class Admm:
             name: precision.start_state(weight.value_OI, start, None if supports is None else supports[name])
             for name, weight in weights.items()
         }
-        self._support: dict[str, torch.Tensor] = {}  # that x is held to: while polishing, or throughout if `hard`
+        self._support: dict[str, torch.Tensor] = {}  # that x is held to while polishing
         self.mask_changes: dict[int, dict[str, float]] = {}  # by step and weight, the share of entries that changed
         self._sizes = {name: weight.parameter.numel() for name, weight in weights.items()}
         self._name_of = {weight.parameter: name for name, weight in weights.items()}
@@ -78,8 +76,6 @@ class Admm:
         self._diagnosis = Diagnosis(
             self.before_projection, self._reach(0), constant=isinstance(penalty, Constant), planned=self._beside
         )
-        if hard:
-            self._hold()
 
     @torch.no_grad()
     def add_gradient(self, parameter: nn.Parameter) -> None:
@@ -94,7 +90,7 @@ class Admm:
 
     @property
     def _probing(self) -> bool:
-        return not self._hard and due(self._next, self._probe_every, self.interval)
+        return due(self._next, self._probe_every, self.interval)
 
     def _penalty_until(self, step: int) -> float:
         """λ of the interval that ends with `step`; of `Auto` its contraction a step over the learning rate."""
@@ -123,10 +119,6 @@ class Admm:
     def _after_step(self, step: int) -> dict:
         for name, support in self._support.items():  # momentum would move what is pruned
             self._weights[name].value_OI.mul_(support)
-        if self._hard:
-            before_polish = self._polish_from is None or step <= self._polish_from
-            due_now = step % self.interval == 0 or step == self._polish_from
-            return self._update(step) if before_polish and due_now else {}
         if self._support:
             return {}
         if self._beside:
@@ -142,13 +134,6 @@ class Admm:
         for name, weight in self._weights.items():
             value = weight.value_OI
             value.copy_(rounded(torch.lerp(value.float(), self._states[name].difference().float(), share), value.dtype))
-
-    @torch.no_grad()
-    def _hold(self) -> None:
-        """x ← z, and on within its support."""
-        for name, weight in self._weights.items():
-            self._support[name] = self._states[name].kept()
-            weight.value_OI.copy_(self._states[name].sparse())
 
     def _update(self, step: int) -> dict:
         def score(name: str) -> torch.Tensor:
@@ -170,9 +155,6 @@ class Admm:
         metrics |= now.metrics()
         if self._probing:
             metrics |= self._residuals(moved)
-        if self._hard:
-            self._hold()
-            return metrics
         metrics["penalty"] = self.penalty
         warning = self._diagnosis.add(step / self._steps, now, self._reach(step))
         if warning and not self._ramp:  # while z is nearly dense its distance says nothing about λ
@@ -209,15 +191,15 @@ class Admm:
     @torch.no_grad()
     def distances(self) -> Distances:
         """How far x is from z now."""
-        residual = sparse = off = total = pruned = 0.0
-        for name, weight in self._weights.items():
-            state, value = self._states[name], weight.value_OI
-            squares = state.residual_squared(value)
-            residual, sparse = residual + squares[0], sparse + squares[1]
-            energy, outside = value.float().square(), ~state.kept()
-            off, total, pruned = off + (energy * outside).sum(), total + energy.sum(), pruned + outside.sum()
-        ratios = torch.stack([(residual / sparse).sqrt(), off / total, (off / pruned.clamp_min(1)).sqrt()])
-        return Distances(*ratios.tolist())
+
+        def sums() -> Iterator[torch.Tensor]:
+            for name, weight in self._weights.items():
+                state, energy = self._states[name], weight.value_OI.float().square()
+                off = ~state.kept()
+                squares = *state.residual_squared(weight.value_OI), (energy * off).sum(), energy.sum(), off.sum()
+                yield torch.stack(squares)
+
+        return Distances.of(sum(sums()))
 
     @torch.no_grad()
     def project_weights(self) -> None:
@@ -225,7 +207,7 @@ class Admm:
 
         `before_projection` then holds the distances that x had.
         """
-        if self._support and not self._hard:
+        if self._support:
             return
         self.before_projection = self.distances()
 
@@ -262,9 +244,7 @@ class Admm:
             its_state.restore(state["states"][name])
 
     def _pattern_at(self, step: int) -> Pattern:
-        if not self._ramp:
-            return self._pattern
-        return self._pattern.ramped(self._ramp_from + (1 - self._ramp_from) * step / self._ramp)
+        return self._pattern.rising(step, self._ramp, self._ramp_from)
 
     def _importance(self, weight: "PrunableWeight") -> torch.Tensor | None:
         return weight.as_OI(self._stepper.second_moment(weight.parameter)) if self._objective_aware else None

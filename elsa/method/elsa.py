@@ -49,21 +49,16 @@ class Elsa(Method):
         windows = training.windows(task.windows)
         with precision.applied(model):
             stepper = Stepper(trainable(model), training, precision)
-            admm = Admm(
-                weights, stepper, task.pattern, task.penalty, precision, interval=self.interval,
-                objective_aware=self.projection == "objective_aware", supports=supports,
-                probe_every=task.probe_every, travel=training.travel, rate=training.learning_rate_at,
-                **self._phases(training.steps, task.pattern),
-            )  # fmt: skip
-            loop = Loop(model, stepper, training, precision, admm, facts, teacher, task.probe_every)
+            constraint = self._constraint(weights, stepper, task, supports)
+            loop = Loop(model, stepper, training, precision, constraint, facts, teacher, task.probe_every)
             loop.run(windows, task.log, task.checkpoints)
-        admm.project_weights()
-        print(admm.verdict(), flush=True)
+        constraint.project_weights()
+        print(constraint.verdict(), flush=True)
         numel = sum(weight.parameter.numel() for weight in weights.values())
         return loop.facts | {
-            "training_tokens": windows.numel(), "before_projection": admm.before_projection.metrics(),
-            "verdict": admm.verdict(), "mask_changes": admm.mask_changes,
-            "bytes": {"admm_per_prunable_weight": admm.nbytes / numel} | state_bytes(model, stepper),
+            "training_tokens": windows.numel(), "before_projection": constraint.before_projection.metrics(),
+            "verdict": constraint.verdict(), "mask_changes": constraint.mask_changes,
+            "bytes": {"admm_per_prunable_weight": constraint.nbytes / numel} | state_bytes(model, stepper),
         }  # fmt: skip
 
     def _start(
@@ -71,6 +66,21 @@ class Elsa(Method):
     ) -> tuple[dict, dict[str, torch.Tensor] | None]:
         """Facts for the record, and the first supports of z (None for those of magnitude)."""
         return {}, None
+
+    def _constraint(
+        self,
+        weights: dict[str, PrunableWeight],
+        stepper: Stepper,
+        task: Task,
+        supports: dict[str, torch.Tensor] | None,
+    ) -> Admm:
+        training = task.training
+        return Admm(
+            weights, stepper, task.pattern, task.penalty, task.precision, interval=self.interval,
+            objective_aware=self.projection == "objective_aware", supports=supports,
+            probe_every=task.probe_every, travel=training.travel, rate=training.learning_rate_at,
+            **self._phases(training.steps, task.pattern),
+        )  # fmt: skip
 
     def _phases(self, steps: int, pattern: Pattern) -> dict:
         """Arguments of `Admm` about what happens when."""

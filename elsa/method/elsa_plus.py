@@ -5,6 +5,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
+from elsa.admm.engine import Admm
+from elsa.admm.gradual import GradualPruning
+from elsa.admm.optimizer import Stepper
 from elsa.admm.training import Training
 from elsa.errors import require
 from elsa.method import Method, Task
@@ -35,6 +38,10 @@ class ElsaPlus(Elsa):
     ramp_fraction: float
     ramp_from: float
     hard: bool
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return tuple(group for group in Elsa.reads if not (self.hard and group == "penalty"))
 
     def __post_init__(self):
         super().__post_init__()
@@ -76,10 +83,25 @@ class ElsaPlus(Elsa):
         share = self.ramp_from / max(pattern.sparsity, self.ramp_from, 1e-9)
         return 1 - (1 - min(share, _LARGEST_START)) ** (1 / 3)
 
+    def _constraint(
+        self,
+        weights: dict[str, PrunableWeight],
+        stepper: Stepper,
+        task: Task,
+        supports: dict[str, torch.Tensor] | None,
+    ) -> Admm | GradualPruning:
+        if not self.hard:
+            return super()._constraint(weights, stepper, task, supports)
+        return GradualPruning(
+            weights, stepper, task.pattern, interval=self.interval, supports=supports,
+            objective_aware=self.projection == "objective_aware", **self._rise(task.training.steps, task.pattern),
+        )  # fmt: skip
+
     def _phases(self, steps: int, pattern: Pattern) -> dict:
         polish = round(self.polish_fraction * steps)
         return {
             "steps": steps - polish, "retention": self.retention, "polish_from": steps - polish if polish else None,
-            "ramp": round(self.ramp_fraction * steps), "ramp_from": self._ramp_start(pattern),
-            "hard": self.hard,
-        }  # fmt: skip
+        } | self._rise(steps, pattern)  # fmt: skip
+
+    def _rise(self, steps: int, pattern: Pattern) -> dict:
+        return {"ramp": round(self.ramp_fraction * steps), "ramp_from": self._ramp_start(pattern)}

@@ -79,6 +79,10 @@ class Pattern:
             return self
         return replace(self, ratio=self.ratio * (1 - (1 - progress) ** 3))
 
+    def rising(self, step: int, steps: int, begins: float) -> "Pattern":
+        """The pattern after `step` of a rise over `steps` (0: none) that begins at progress `begins` of `ramped`."""
+        return self.ramped(begins + (1 - begins) * step / steps) if steps else self
+
     @classmethod
     def of_zeros(cls, zeros: int, numel: int) -> "Pattern":
         """The unstructured pattern that makes `zeros` of `numel` weights zero."""

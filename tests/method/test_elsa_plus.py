@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from elsa.admm.engine import Admm
+from elsa.admm.gradual import GradualPruning
 from elsa.errors import UserError
 from elsa.method.elsa_plus import ElsaPlus
 from elsa.method.magnitude import Magnitude
@@ -108,14 +109,14 @@ def test_a_ramp_prunes_gradually_and_ends_at_the_pattern(windows):
 @pytest.mark.parametrize("polish", [0.0, 0.4])
 def test_hard_projection_prunes_the_weights_themselves_step_by_step(windows, monkeypatch, polish):
     zeros = []
-    after_step = Admm.after_step
+    after_step = GradualPruning.after_step
 
     def spy(self, step):
         metrics = after_step(self, step)
         zeros.append([weight.value_OI == 0 for weight in self._weights.values()])
         return metrics
 
-    monkeypatch.setattr("elsa.method.elsa.Admm.after_step", spy)
+    monkeypatch.setattr(GradualPruning, "after_step", spy)
     hard = dataclasses.replace(
         NEUTRAL, interval=2, retention=0.0, ramp_fraction=0.6, polish_fraction=polish, hard=True, projection="euclidean"
     )
