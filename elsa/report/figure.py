@@ -176,7 +176,7 @@ def convergence_figure(curves: dict[str, list[tuple[str, list[dict]]]], title: s
         _plain_numbers(axis.yaxis)
     for number, label in enumerate(labels):
         axes[0, 0].plot([], [], color=f"C{number % 10}", label=label)
-    figure.suptitle(title, fontsize=9)
+    figure.suptitle(title, fontsize=9, x=0.02, ha="left")  # the legend is at the right
     _legend(figure)
     _save(figure, path, dpi=150)
 

@@ -166,11 +166,19 @@ def row_labels(records: list[dict]) -> dict[str, str]:
         for record in own:
             cells.setdefault(record["pattern"], set()).add(_key(record["settings"]))
         several = any(len(settings) > 1 for settings in cells.values())
-        differing = [k for k in next(iter(flat.values())) if len({str(each.get(k)) for each in flat.values()}) > 1]
+        keys = dict.fromkeys(key for settings in flat.values() for key in settings)
+        differing = [key for key in keys if len({str(settings.get(key)) for settings in flat.values()}) > 1]
         for name, settings in flat.items():
-            shown = ", ".join(f"{key.split('.')[-1]}={settings.get(key)}" for key in differing)
+            shown = ", ".join(_short(key, settings[key]) for key in differing if key in settings)
             labels[name] = f"{method} ({shown})" if several and shown else method
     return labels
+
+
+def _short(key: str, value: object) -> str:
+    """The last part of a key and its value; of a group the name of its choice."""
+    if not key.endswith("._target_"):
+        return f"{key.split('.')[-1]}={value}"
+    return f"{key.split('.')[-2]}={str(value).split('.')[-1].lower()}"
 
 
 def _key(settings: dict) -> str:

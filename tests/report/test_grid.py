@@ -42,6 +42,13 @@ def test_settings_are_averaged_only_with_their_like():
     assert grid.rows == ["elsa"]
 
 
+def test_a_row_names_the_choice_of_a_group_and_the_keys_it_has():
+    penalties = {"Cosine": {"start": 0.0, "end": 0.1}, "Auto": {"contraction": 20.0}}
+    settings = [{"penalty": {"_target_": f"elsa.admm.penalty.{name}"} | keys} for name, keys in penalties.items()]
+    (grid,) = grids([record("elsa", "50%", float(i), settings=each) for i, each in enumerate(settings, 1)])
+    assert set(grid.rows) == {"elsa (penalty=cosine, start=0.0, end=0.1)", "elsa (penalty=auto, contraction=20.0)"}
+
+
 def test_the_papers_numbers_stand_beside_ours_with_their_provenance_and_are_never_the_best():
     ours = [
         record(method, "90%", value, model="llama_2_7b", name="c4") for method, value in (("elsa", 30), ("wanda", 90))
