@@ -41,7 +41,7 @@ class Diagnosis:
         """`first`: at the start. `travel`: how far the run can move a weight at most (None: no such bound).
 
         `constant`: λ does not ramp, so that the first tenth of the run tells about the rest. `planned`: λ is that of
-        `penalty.Auto`.
+        `penalty.Auto`, with which the energy falls last, with the learning rate.
         """
         self.first, self._travel, self._planned = first, travel, planned
         self._look = _FIRST_LOOK if constant else 0.5
@@ -52,7 +52,7 @@ class Diagnosis:
         if self._said:
             return None
         text = self._too_large(progress, now.energy) or self._out_of_reach(now, travel)
-        if text is None and progress >= self._look:
+        if text is None and progress >= self._look and not self._planned:
             text = self._too_small(progress, now.energy)
         self._said = text is not None or progress >= self._look
         return text

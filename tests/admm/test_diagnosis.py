@@ -27,6 +27,15 @@ def test_a_ramp_is_given_half_the_run():
     assert list(followed(rate=2, constant=False)) == [0.5]
 
 
+def test_a_planned_penalty_is_judged_at_the_end_alone():
+    diagnosis = Diagnosis(FIRST, None, constant=False, planned=True)
+    assert diagnosis.add(0.5, FIRST, None) is None
+    assert diagnosis.at_the_end(0.38) == (
+        "λ too small: the last projection removes 38% of the weights' energy. Try a larger penalty.contraction, or "
+        "more steps"
+    )
+
+
 def test_a_penalty_that_pins_the_support_is_named():
     ((progress, text),) = followed(rate=100).items()
     assert progress == 0.1
