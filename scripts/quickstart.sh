@@ -7,7 +7,7 @@ bash scripts/setup.sh
 cat <<'NEXT'
 
 What to try next:
-  .venv/bin/elsa -m method=sparsegpt,elsa training=short penalty=cosine sparsity.ratio=0.5,0.7,0.95
+  .venv/bin/elsa -m method=sparsegpt,elsa training=short sparsity.ratio=0.5,0.7,0.95
   .venv/bin/elsa method=wanda sparsity=2of4
   .venv/bin/elsa evaluate checkpoint=outputs/runs/<run>     score a checkpoint again, on other windows
   .venv/bin/elsa --help                                     commands, config groups and their choices

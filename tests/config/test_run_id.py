@@ -19,7 +19,7 @@ def test_the_same_question_has_the_same_name():
 
 @pytest.mark.parametrize(
     "change",
-    ["seed=1", "sparsity.ratio=0.6", "training.steps=64", "data.sequence_length=128", "penalty.value=0.5",
+    ["seed=1", "sparsity.ratio=0.6", "training.steps=64", "data.sequence_length=128", "penalty.contraction=3",
      "eval.windows=3", "model.dtype=bfloat16", "method.projection=euclidean"],
 )  # fmt: skip
 def test_whatever_can_change_the_result_changes_the_name(change):
@@ -34,7 +34,7 @@ def test_whatever_cannot_does_not(change):
 @pytest.mark.parametrize(
     ("method", "change"),
     [
-        (["method=wanda"], "penalty.value=0.5"),
+        (["method=wanda"], "penalty.contraction=3"),
         (["method=wanda"], "training.steps=64"),
         (["method=magnitude"], "seed=1"),
         (["method=dense"], "sparsity.ratio=0.9"),
