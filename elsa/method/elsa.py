@@ -14,6 +14,9 @@ from elsa.method import Method, Task, state_bytes, teacher_of, trainable
 from elsa.model.prunable import PrunableWeight, prunable_weights
 from elsa.sparsity.pattern import Pattern
 
+Weights = dict[str, PrunableWeight]
+Supports = dict[str, torch.Tensor] | None  # by name, bool
+
 
 @dataclass(frozen=True, kw_only=True)
 class Elsa(Method):
@@ -35,10 +38,14 @@ class Elsa(Method):
         known = ("objective_aware", "euclidean")
         require(self.projection in known, "projection", self.projection, f"known: {', '.join(known)}")
 
+    @property
+    def _objective_aware(self) -> bool:
+        return self.projection == "objective_aware"
+
     def check(self, training: Training) -> None:
         within = self.interval <= training.steps
         require(within, "interval", self.interval, f"at most training.steps={training.steps}")
-        has_moments = self.projection == "euclidean" or training.optimizer == "adam"
+        has_moments = not self._objective_aware or training.optimizer == "adam"
         wanted = f"needs second moments, which training.optimizer={training.optimizer} lacks; set adam, or euclidean"
         require(has_moments, "projection", self.projection, wanted)
 
@@ -61,23 +68,15 @@ class Elsa(Method):
             "bytes": {"admm_per_prunable_weight": constraint.nbytes / numel} | state_bytes(model, stepper),
         }  # fmt: skip
 
-    def _start(
-        self, model: nn.Module, weights: dict[str, PrunableWeight], task: Task
-    ) -> tuple[dict, dict[str, torch.Tensor] | None]:
+    def _start(self, model: nn.Module, weights: Weights, task: Task) -> tuple[dict, Supports]:
         """Facts for the record, and the first supports of z (None for those of magnitude)."""
         return {}, None
 
-    def _constraint(
-        self,
-        weights: dict[str, PrunableWeight],
-        stepper: Stepper,
-        task: Task,
-        supports: dict[str, torch.Tensor] | None,
-    ) -> Admm:
+    def _constraint(self, weights: Weights, stepper: Stepper, task: Task, supports: Supports) -> Admm:
         training = task.training
         return Admm(
             weights, stepper, task.pattern, task.penalty, task.precision, interval=self.interval,
-            objective_aware=self.projection == "objective_aware", supports=supports,
+            objective_aware=self._objective_aware, supports=supports,
             probe_every=task.probe_every, travel=training.travel, rate=training.learning_rate_at,
             **self._phases(training.steps, task.pattern),
         )  # fmt: skip

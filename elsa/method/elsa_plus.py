@@ -11,8 +11,7 @@ from elsa.admm.optimizer import Stepper
 from elsa.admm.training import Training
 from elsa.errors import require
 from elsa.method import Method, Task
-from elsa.method.elsa import Elsa
-from elsa.model.prunable import PrunableWeight
+from elsa.method.elsa import Elsa, Supports, Weights
 from elsa.sparsity.pattern import Pattern
 
 _LARGEST_START = 0.97  # of the wanted sparsity
@@ -63,9 +62,7 @@ class ElsaPlus(Elsa):
         )
 
     @torch.no_grad()
-    def _start(
-        self, model: nn.Module, weights: dict[str, PrunableWeight], task: Task
-    ) -> tuple[dict, dict[str, torch.Tensor] | None]:
+    def _start(self, model: nn.Module, weights: Weights, task: Task) -> tuple[dict, Supports]:
         """Run `init`; its facts and supports. The model keeps its dense weights unless `init_weights`."""
         if self.init is None:
             return {}, None
@@ -83,18 +80,12 @@ class ElsaPlus(Elsa):
         share = self.ramp_from / max(pattern.sparsity, self.ramp_from, 1e-9)
         return 1 - (1 - min(share, _LARGEST_START)) ** (1 / 3)
 
-    def _constraint(
-        self,
-        weights: dict[str, PrunableWeight],
-        stepper: Stepper,
-        task: Task,
-        supports: dict[str, torch.Tensor] | None,
-    ) -> Admm | GradualPruning:
+    def _constraint(self, weights: Weights, stepper: Stepper, task: Task, supports: Supports) -> Admm | GradualPruning:
         if not self.hard:
             return super()._constraint(weights, stepper, task, supports)
         return GradualPruning(
             weights, stepper, task.pattern, interval=self.interval, supports=supports,
-            objective_aware=self.projection == "objective_aware", **self._rise(task.training.steps, task.pattern),
+            objective_aware=self._objective_aware, **self._rise(task.training.steps, task.pattern),
         )  # fmt: skip
 
     def _phases(self, steps: int, pattern: Pattern) -> dict:
