@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,6 +13,7 @@ from elsa.admm.optimizer import Stepper
 from elsa.admm.penalty import Auto, Constant, Penalty
 from elsa.admm.precision import Precision
 from elsa.admm.probe import due, holding
+from elsa.admm.state import ADMM, Dual
 from elsa.admm.storage import rounded
 from elsa.sparsity.allocation import patterns_of
 from elsa.sparsity.pattern import Pattern
@@ -27,12 +29,13 @@ class Admm:
     Every step adds λ(x − z + u) to the gradient, or moves x towards z − u after the optimiser's step if the schedule is
     `Auto`. Every `interval` steps z and u are updated, then λ moves on and the scaled dual is rescaled at that moment.
     `objective_aware`: projections weigh entries by Adam's second moment.
-    `retention`: u ← retention · (u + x − z); 1 is ADMM, 0 a penalty method. After step `polish_from` x is projected and
-    trains on within its support. `supports`: the first supports of z by name, None for those of magnitude. `ramp`: the
-    steps over which the sparsity of z rises to the pattern's, 0 to start there; `ramp_from`: how far along the rise it
-    begins, 0 to 1. `probe_every`: about how many steps lie between two measurements of what costs more than the
-    distances (0: none). `travel`: how far the steps from one to another can move a weight, None if nobody knows.
-    `rate`: the learning rate of step 0 … steps − 1.
+    `dual`: how u is updated from step `dual_from` on; before it u is 0, which is a penalty method. `dual_limit`: no
+    entry of u exceeds this many times the way that a weight can go until the next update (`travel`), None for no limit.
+    After step `polish_from` x is projected and trains on within its support. `supports`: the first supports of z by
+    name, None for those of magnitude. `ramp`: the steps over which the sparsity of z rises to the pattern's, 0 to start
+    there; `ramp_from`: how far along the rise it begins, 0 to 1. `probe_every`: about how many steps lie between two
+    measurements of what costs more than the distances (0: none). `travel`: how far the steps from one to another can
+    move a weight, None if nobody knows. `rate`: the learning rate of step 0 … steps − 1.
     """
 
     def __init__(
@@ -46,7 +49,9 @@ class Admm:
         steps: int,
         interval: int,
         objective_aware: bool,
-        retention: float = 1.0,
+        dual: Dual = ADMM,
+        dual_from: int = 0,
+        dual_limit: float | None = None,
         polish_from: int | None = None,
         ramp: int = 0,
         ramp_from: float = 0.0,
@@ -58,7 +63,7 @@ class Admm:
         self._weights, self._stepper, self._pattern, self._schedule = weights, stepper, pattern, penalty
         self._steps, self.interval, self._objective_aware, self._travel = steps, interval, objective_aware, travel
         self._rate, self._beside = rate, isinstance(penalty, Auto)
-        self._retention, self._polish_from = retention, polish_from
+        self._dual, self._dual_from, self._dual_limit, self._polish_from = dual, dual_from, dual_limit, polish_from
         self._ramp, self._ramp_from = ramp, ramp_from
         self._probe_every, self._next = probe_every, 1
         self._stationarity = 0.0  # gathered weight by weight during a step
@@ -140,12 +145,11 @@ class Admm:
             weight = self._weights[name]
             return self._states[name].saliency(weight.value_OI, self._importance(weight))
 
-        shares, changed, moved, patterns = {}, 0, 0.0, patterns_of(self._pattern_at(step), self._sizes, score)
+        shares, changed, moved, dual = {}, 0, 0.0, self._dual_at(step)
+        patterns = patterns_of(self._pattern_at(step), self._sizes, score)
         for name, weight in self._weights.items():
             before = self._states[name].sparse() if self._probing else None
-            flips = self._states[name].update(
-                weight.value_OI, patterns[name], self._importance(weight), self._retention
-            )
+            flips = self._states[name].update(weight.value_OI, patterns[name], self._importance(weight), dual)
             shares[name], changed = flips / self._sizes[name], changed + flips
             if before is not None:
                 moved += (self._states[name].sparse() - before).float().square().sum()
@@ -165,6 +169,13 @@ class Admm:
                 state.rescale_dual(self.penalty / following)
             self.penalty = following
         return metrics
+
+    def _dual_at(self, step: int) -> Dual:
+        if step < self._dual_from:
+            return Dual(retention=0.0)
+        if self._dual_limit is None:
+            return self._dual
+        return replace(self._dual, bound=self._dual_limit * self._travel(step, min(step + self.interval, self._steps)))
 
     def _residuals(self, moved: torch.Tensor) -> dict:
         """Dual residual ‖z⁺ − z‖ / ‖z⁺‖ and, where λ acts on the gradient, λ-stationarity ‖x − P(x − ∇f/λ)‖ / ‖x‖ (0 at

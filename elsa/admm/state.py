@@ -5,11 +5,14 @@ u = x + u. So `split` = z − u holds both, and `kept` tells which:
 
     z = split where kept, 0 elsewhere          u = 0 where kept, −split elsewhere
 
+`Dual` has other updates of u; all leave it at 0 on the support, so that this stays exact.
+
 Everything here is element by element on whatever tensor a weight is, but for the mask itself (`Pattern.mask`).
 Source: arXiv:2510.01650 for the updates; the merged form is this project's. Weights are [O, I].
 """
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 import torch
 
@@ -19,6 +22,28 @@ from elsa.sparsity.pattern import Pattern
 from elsa.sparsity.projection import saliency
 
 _PAPER_MARGIN = 1.05
+
+
+@dataclass(frozen=True)
+class Dual:
+    """u ← retention · (u + step · (x − z)) off the support of z, no entry beyond ±`bound`; 0 on the support.
+
+    The defaults are ADMM's u + x − z, which is 0 on the support by itself. With another `step` that would leave
+    (1 − step) · u on entries that have just come to the support; here it is dropped.
+    """
+
+    retention: float = 1.0
+    step: float = 1.0
+    bound: float | None = None
+
+    def of(self, residual: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """The new u where z is 0. `residual`: u + x − z; `weight`: x."""
+        dual = residual if self.step == 1 else residual - (1 - self.step) * weight
+        dual = dual if self.retention == 1 else dual * self.retention
+        return dual if self.bound is None else dual.clamp(-self.bound, self.bound)
+
+
+ADMM = Dual()
 
 
 class State(ABC):
@@ -41,20 +66,20 @@ class State(ABC):
         """x + u, fp32. `before`: the support of z as it was."""
 
     @abstractmethod
-    def _take(self, target: torch.Tensor, kept: torch.Tensor, retention: float) -> torch.Tensor:
-        """z ← target where kept, u ← retention · (target − z). Returns the support of z, which fp8 can make smaller."""
+    def _take(self, target: torch.Tensor, kept: torch.Tensor, weight: torch.Tensor, dual: Dual) -> torch.Tensor:
+        """z ← target where kept, u as `dual` says. Returns the support of z, which fp8 can make smaller."""
 
     def update(
         self,
         weight_OI: torch.Tensor,
         pattern: Pattern,
         importance_OI: torch.Tensor | None = None,
-        retention: float = 1.0,
+        dual: Dual = ADMM,
     ) -> int:
-        """z ← projection of x + u, then u ← retention · (u + x − z). Returns how many mask entries changed."""
-        before = self.kept()
-        target = self._target(weight_OI.float(), before)
-        after = self._take(target, pattern.mask(saliency(target, importance_OI)), retention)
+        """z ← projection of x + u, then u as `dual` says. Returns how many mask entries changed."""
+        before, weight = self.kept(), weight_OI.float()
+        target = self._target(weight, before)
+        after = self._take(target, pattern.mask(saliency(target, importance_OI)), weight, dual)
         return int((after != before).sum())
 
     def saliency(self, weight_OI: torch.Tensor, importance_OI: torch.Tensor | None = None) -> torch.Tensor:
@@ -114,9 +139,8 @@ class MergedState(State):
     def _target(self, weight: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
         return torch.where(before, weight, weight - self._split.read())
 
-    def _take(self, target: torch.Tensor, kept: torch.Tensor, retention: float) -> torch.Tensor:
-        dual = target.neg() if retention == 1 else target * -retention
-        self._keep(torch.where(kept, target, dual), kept)
+    def _take(self, target: torch.Tensor, kept: torch.Tensor, weight: torch.Tensor, dual: Dual) -> torch.Tensor:
+        self._keep(torch.where(kept, target, -dual.of(target, weight)), kept)
         return kept
 
     def rescale_dual(self, factor: float) -> None:
@@ -164,10 +188,12 @@ class SeparateState(State):
     def _target(self, weight: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
         return weight + self._dual.read()
 
-    def _take(self, target: torch.Tensor, kept: torch.Tensor, retention: float) -> torch.Tensor:
+    def _take(self, target: torch.Tensor, kept: torch.Tensor, weight: torch.Tensor, dual: Dual) -> torch.Tensor:
         self._sparse = self._stored(target * kept)
-        self._dual = Stored.of((target - self.sparse()) * retention, self._dual_precision)
-        return self.kept()
+        after = self.kept()
+        residual = target - self.sparse()  # on the support what rounding z has left
+        self._dual = Stored.of(dual.of(residual, weight * ~after), self._dual_precision)
+        return after
 
     def rescale_dual(self, factor: float) -> None:
         self._dual = Stored.of(self._dual.read() * factor, self._dual_precision)

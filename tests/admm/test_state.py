@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from elsa.admm.penalty import Constant, Cosine
-from elsa.admm.state import MergedState
+from elsa.admm.state import Dual, MergedState, SeparateState
 from elsa.sparsity.pattern import Pattern
 from elsa.sparsity.projection import project
 
@@ -76,18 +76,26 @@ def test_residual_is_measured_against_the_sparse_copy():
     assert (float(residual), float(sparse)) == (5.0, 9.0)
 
 
-@pytest.mark.parametrize("retention", [0.0, 0.7])
-def test_a_leaky_dual_keeps_the_merged_form_exact(retention):
+@pytest.mark.parametrize(
+    ("retention", "step", "bound"), [(0.0, 1, None), (0.7, 1, None), (1, 0.5, None), (1, 1, 0.1), (0.7, 0.25, 0.3)]
+)
+def test_every_dual_keeps_the_merged_form_exact(retention, step, bound):
     generator = torch.Generator().manual_seed(0)
     pattern, weight = Pattern(pattern="unstructured", ratio=0.8), torch.randn(20, 30, generator=generator)
-    merged, sparse, dual = MergedState(weight, pattern), project(weight, pattern), torch.zeros_like(weight)
+    merged, separate = MergedState(weight, pattern), SeparateState(weight, pattern, "float32", "float32")
+    sparse, dual, came = project(weight, pattern), torch.zeros_like(weight), 0
     for _ in range(20):
         weight = weight + 0.1 * torch.randn(20, 30, generator=generator)
-        merged.update(weight, pattern, retention=retention)
-        target = weight + dual
-        sparse = project(target, pattern)
-        dual = retention * (target - sparse)
-        assert torch.equal(merged.difference(), sparse - dual)
+        for state in (merged, separate):
+            state.update(weight, pattern, dual=Dual(retention, step, bound))
+        before, sparse = sparse, project(weight + dual, pattern)
+        dual = retention * (dual + step * (weight - sparse))
+        dual = (dual if bound is None else dual.clamp(-bound, bound)) * (sparse == 0)
+        for state in (merged, separate):
+            assert torch.allclose(state.difference(), sparse - dual, atol=1e-6)
+            assert torch.equal(state.kept(), sparse != 0)
+        came += int(((before == 0) & (sparse != 0)).sum())
+    assert came  # entries that had a dual have come to the support
 
 
 def test_the_first_support_can_be_given():

@@ -25,6 +25,9 @@ NEUTRAL = ElsaPlus(
     init=None,
     init_weights=False,
     retention=1.0,
+    dual_step=1.0,
+    dual_from=0.0,
+    dual_limit=None,
     polish_fraction=0.0,
     ramp_fraction=0.0,
     ramp_from=0.0,
@@ -135,6 +138,18 @@ def test_hard_projection_prunes_the_weights_themselves_step_by_step(windows, mon
 def test_hard_projection_has_no_dual():
     with pytest.raises(UserError, match=r"^retention=1.0: 0 with hard=true"):
         dataclasses.replace(NEUTRAL, hard=True)
+
+
+@pytest.mark.parametrize("knob", [{"dual_step": 0.5}, {"dual_from": 0.5}, {"dual_limit": 1.0}])
+def test_what_shapes_a_dual_needs_one(knob):
+    with pytest.raises(UserError, match=r"^retention=0.0: above 0: dual_step, dual_from and dual_limit shape a dual"):
+        dataclasses.replace(NEUTRAL, retention=0.0, **knob)
+
+
+def test_a_limit_of_the_dual_needs_steps_that_have_a_bound():
+    limited = dataclasses.replace(NEUTRAL, projection="euclidean", dual_limit=1.0)
+    with pytest.raises(UserError, match=r"^dual_limit=1.0: null: steps of training.optimizer=sgd have no bound"):
+        limited.check(dataclasses.replace(TRAINING, optimizer="sgd"))
 
 
 def test_a_ramp_needs_room_and_a_beginning_below_its_end():

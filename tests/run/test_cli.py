@@ -340,6 +340,7 @@ def test_every_knob_changes_the_result(elsa):
         "elsa_plus": [
             "method.init=null", "method.init=sparsegpt", "method.init_weights=true",
             "method.retention=0.5", "method.retention=0 method.hard=true", "method.polish_fraction=0.5",
+            "method.dual_step=0.5", "method.dual_from=0.5", "method.dual_limit=0.1",
             "training.distillation=0.5", "method.interval=2",
             "method.init=null method.ramp_fraction=0.5",
             "method.init=null method.ramp_fraction=0.5 method.ramp_from=0.2",
