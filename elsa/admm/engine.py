@@ -87,11 +87,12 @@ class Admm:
         name = self._name_of.get(parameter)
         if name in self._support:
             self._weights[name].gradient_OI.mul_(self._support[name])
-        elif name is not None and not self._beside:
-            weight = self._weights[name]
+        elif name is not None:
+            weight, state = self._weights[name], self._states[name]
             if self._probing:
-                self._stationarity += self._distance_from_stationary(weight, self._states[name].kept())
-            self._states[name].add_proximal_gradient(weight.gradient_OI, weight.value_OI, self.penalty)
+                self._stationarity += self._distance_from_stationary(weight, state.kept())
+            if not self._beside:
+                state.add_proximal_gradient(weight.gradient_OI, weight.value_OI, self.penalty)
 
     @property
     def _probing(self) -> bool:
@@ -108,12 +109,18 @@ class Admm:
         return None if self._beside else self._travel(step, self._steps)
 
     def _distance_from_stationary(self, weight: "PrunableWeight", kept_OI: torch.Tensor) -> torch.Tensor:
-        """‖x − P(x − ∇f/λ)‖², P the Euclidean projection with as many zeros as z has now, ∇f clipped, of this batch."""
-        value, pattern = weight.value_OI.float(), self._pattern
+        """‖x − P(x − D⁻¹∇f/λ)‖², P the projection in D's norm with z's number of zeros, ∇f of this batch, clipped.
+
+        D is 1 where λ acts on the gradient. Where it acts beside Adam, D is √v, by which Adam divides.
+        """
+        value, gradient, pattern = weight.value_OI.float(), weight.gradient_OI.float(), self._pattern
         if pattern.group is None:
             pattern = Pattern.of_zeros(int((~kept_OI).sum()), kept_OI.numel())
-        moved = project(value - weight.gradient_OI.float() / self.penalty, pattern)
-        return (value - moved).square().sum()
+        norm = self._stepper.preconditioner(weight.parameter) if self._beside else None
+        if norm is not None:
+            norm = weight.as_OI(norm)
+            gradient = gradient / norm
+        return (value - project(value - gradient / self.penalty, pattern, norm)).square().sum()
 
     @torch.no_grad()
     def after_step(self, step: int) -> dict:
@@ -178,16 +185,15 @@ class Admm:
         return replace(self._dual, bound=self._dual_limit * self._travel(step, min(step + self.interval, self._steps)))
 
     def _residuals(self, moved: torch.Tensor) -> dict:
-        """Dual residual ‖z⁺ − z‖ / ‖z⁺‖ and, where λ acts on the gradient, λ-stationarity ‖x − P(x − ∇f/λ)‖ / ‖x‖ (0 at
-        the points that arXiv:2510.01650 calls λ-stationary).
+        """Dual residual ‖z⁺ − z‖ / ‖z⁺‖, and λ-stationarity ‖x − P(x − ∇f/λ)‖ / ‖x‖ (0 at the points that
+        arXiv:2510.01650 calls λ-stationary), in Adam's norm where λ acts beside Adam.
         """
         sparse = sum(state.sparse().float().square().sum() for state in self._states.values())
-        residuals = {"dual_residual": float((moved / sparse).sqrt())}
-        if self._beside:
-            return residuals
         total = sum(weight.value_OI.float().square().sum() for weight in self._weights.values())
         stationarity, self._stationarity = self._stationarity, 0.0
-        return residuals | {"stationarity": float((stationarity / total).sqrt())}
+        return {
+            "dual_residual": float((moved / sparse).sqrt()), "stationarity": float((stationarity / total).sqrt()),
+        }  # fmt: skip
 
     def sparse(self) -> AbstractContextManager | None:
         return None if self._support else self._with_sparse_weights()

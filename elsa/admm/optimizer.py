@@ -11,6 +11,8 @@ from torch import nn
 from elsa.admm.precision import Precision
 from elsa.admm.training import Training
 
+_EPSILON = 1e-8  # what Adam adds to √v, PyTorch's default
+
 
 class Stepper:
     """Steps all parameters or a single one, at one learning rate, without weight decay."""
@@ -46,6 +48,12 @@ class Stepper:
         """Adam's running mean of squared gradients, fp32 (or the kept tensor itself if that is fp32)."""
         moment = self._of[parameter].state[parameter]["exp_avg_sq"]
         return (moment.dequantize() if _is_8bit(moment) else moment).float()
+
+    def preconditioner(self, parameter: nn.Parameter) -> torch.Tensor | None:
+        """√v, by which Adam divides its steps, fp32; None for an optimiser that does not, and before the first step."""
+        if "exp_avg_sq" not in self._of[parameter].state[parameter]:
+            return None
+        return self.second_moment(parameter).sqrt().clamp_min(_EPSILON)
 
     @property
     def nbytes(self) -> int:

@@ -11,13 +11,14 @@ from torch import nn
 from elsa.admm.engine import Admm
 from elsa.admm.loss import next_token_loss
 from elsa.admm.optimizer import Stepper
-from elsa.admm.penalty import Constant
+from elsa.admm.penalty import Auto, Constant
 from elsa.admm.probe import due, loss_on
 from elsa.checkpoint.resume import RunCheckpoints
 from elsa.errors import UserError
 from elsa.model.prunable import PrunableWeight, prunable_weights
 from elsa.sparsity.pattern import Pattern
 from tests import conftest
+from tests.admm.test_faults import one_layer, set_second_moment
 from tests.conftest import random_model
 from tests.method.methods import METHODS, PRECISION, TRAINING
 from tests.method.test_contract import PATTERNS, task
@@ -104,6 +105,19 @@ def test_residuals_by_hand():
     metrics = admm.after_step(1)
     assert metrics["stationarity"] == pytest.approx(math.sqrt((16 + 4 + 0 + 16) / (25 + 4 + 9 + 16)))
     assert metrics["dual_residual"] == pytest.approx(math.sqrt((25 + 9) / (25 + 16)))
+
+
+def test_beside_adam_stationarity_is_measured_in_adams_norm():
+    layer, stepper, admm = one_layer(
+        torch.tensor([[1.0, 2.0, 3.0, 4.0]]), interval=1, probe_every=1, penalty=Auto(contraction=3.0)
+    )
+    scale = torch.tensor([[4.0, 1.0, 1.0, 1.0]])
+    set_second_moment(layer, stepper, scale.square())
+    layer.weight.grad = admm.penalty * scale * torch.tensor([[-1.0, 0.0, 0.0, -1.0]])
+    # x − D⁻¹∇f/λ = 2, 2, 3, 5; to zero them costs 16, 4, 9, 25, so that the projection is 2, 0, 0, 5
+    admm.add_gradient(layer.weight)
+    metrics = admm.after_step(1)
+    assert metrics["stationarity"] * float(layer.weight.data.norm()) == pytest.approx(math.sqrt(1 + 4 + 9 + 1))
 
 
 @pytest.mark.parametrize("method", ["elsa", "finetuned"])
