@@ -106,14 +106,17 @@ def _sources(path: Path) -> list[Path]:
 
 
 def _read(sources: list[Path]) -> list[tuple[dict, Path | None]]:
-    """All records of the files, each with its run's folder if it lies there; what is no record is named and skipped."""
-    found: list[tuple[dict, Path | None]] = []
+    """All records of the files, each with its run's folder if it lies there; what is no record is named and skipped.
+
+    A run that is found several times counts once, as it was found last.
+    """
+    found: dict[str, tuple[dict, Path | None]] = {}
     for source in sources:
         try:
             if source.suffix == ".jsonl":
-                found += [(record, None) for record in read_records(source)]
-            else:
-                found.append((read_record(source.parent), source.parent))
+                found |= {record["name"]: (record, None) for record in read_records(source)}
+            elif record := read_record(source.parent):
+                found[record["name"]] = record, source.parent
         except UserError as error:
             print(f"elsa: skipped {error}", file=sys.stderr)
-    return found
+    return list(found.values())
