@@ -1,5 +1,7 @@
 """Run folders are named by content: the same question is the same folder, two questions never share one."""
 
+from typing import Any
+
 from omegaconf import DictConfig, OmegaConf
 
 import elsa
@@ -35,7 +37,15 @@ def settings(run: PruneConfig, config: dict) -> dict:
 
 def _science(run: PruneConfig, config: dict) -> dict:
     unread = {"sparsity", "data", "seed", "training", "penalty", "precision"} - set(run.method.reads)
-    return {key: value for key, value in config.items() if key not in _NOT_SCIENCE | unread}
+    return {key: _typed(getattr(run, key), value) for key, value in config.items() if key not in _NOT_SCIENCE | unread}
+
+
+def _typed(built: Any, given: Any) -> Any:
+    """`given` with its numbers as the object that was built of it has them: 1 and 1.0 are the same question."""
+    if isinstance(given, dict):
+        fields = built if isinstance(built, dict) else vars(built)
+        return {key: _typed(fields.get(key), value) for key, value in given.items()}
+    return built if isinstance(built, float) else given
 
 
 def method_name(method: dict) -> str:

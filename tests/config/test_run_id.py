@@ -31,6 +31,12 @@ def test_whatever_cannot_does_not(change):
     assert name(change) == name()
 
 
+@pytest.mark.parametrize("key", ["training.distillation", "method.retention", "method.init.damping"])
+def test_a_number_is_the_same_however_it_is_written(key):
+    plus = ("method=elsa_plus", "method.hard=false")
+    assert name(*plus, f"{key}=1") == name(*plus, f"{key}=1.0")
+
+
 @pytest.mark.parametrize(
     ("method", "change"),
     [
