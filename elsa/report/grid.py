@@ -161,7 +161,7 @@ def row_labels(records: list[dict]) -> dict[str, str]:
     labels = {}
     for method in dict.fromkeys(record["method"] for record in records):
         own = [record for record in records if record["method"] == method]
-        flat = {record["name"]: flattened(record["settings"]) for record in own}
+        flat = {record["name"]: _flat(record["settings"]) for record in own}
         cells: dict[str, set[str]] = {}
         for record in own:
             cells.setdefault(record["pattern"], set()).add(_key(record["settings"]))
@@ -182,7 +182,13 @@ def _short(key: str, value: object) -> str:
 
 
 def _key(settings: dict) -> str:
-    return str(sorted(flattened(settings).items()))
+    return str(sorted(_flat(settings).items()))
+
+
+def _flat(settings: dict) -> dict[str, object]:
+    """Flattened, with whole numbers as such: 1 and 1.0 are the same setting."""
+    whole = {key: int(v) for key, v in flattened(settings).items() if isinstance(v, float) and v.is_integer()}
+    return flattened(settings) | whole
 
 
 def markdown_grid(grid: Grid) -> str:

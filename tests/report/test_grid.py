@@ -40,13 +40,15 @@ def test_settings_are_averaged_only_with_their_like():
     assert set(grid.rows) == {"elsa (rate=1)", "elsa (rate=2)"}
     (grid,) = grids([record("elsa", "50%", 1.0, settings=slow), record("elsa", "90%", 3.0, settings=fast)])
     assert grid.rows == ["elsa"]
+    (grid,) = grids([record("elsa", "50%", 1.0, settings=slow), record("elsa", "50%", 3.0, settings={"rate": 1.0})])
+    assert len(grid.cells["elsa", "50%"].values) == 2
 
 
 def test_a_row_names_the_choice_of_a_group_and_the_keys_it_has():
     penalties = {"Cosine": {"start": 0.0, "end": 0.1}, "Auto": {"contraction": 20.0}}
     settings = [{"penalty": {"_target_": f"elsa.admm.penalty.{name}"} | keys} for name, keys in penalties.items()]
     (grid,) = grids([record("elsa", "50%", float(i), settings=each) for i, each in enumerate(settings, 1)])
-    assert set(grid.rows) == {"elsa (penalty=cosine, start=0.0, end=0.1)", "elsa (penalty=auto, contraction=20.0)"}
+    assert set(grid.rows) == {"elsa (penalty=cosine, start=0, end=0.1)", "elsa (penalty=auto, contraction=20)"}
 
 
 def test_the_papers_numbers_stand_beside_ours_with_their_provenance_and_are_never_the_best():
