@@ -187,8 +187,8 @@ def _key(settings: dict) -> str:
 
 def _flat(settings: dict) -> dict[str, object]:
     """Flattened, with whole numbers as such: 1 and 1.0 are the same setting."""
-    whole = {key: int(v) for key, v in flattened(settings).items() if isinstance(v, float) and v.is_integer()}
-    return flattened(settings) | whole
+    values = flattened(settings).items()
+    return {key: int(v) if isinstance(v, float) and v.is_integer() else v for key, v in values}
 
 
 def markdown_grid(grid: Grid) -> str:

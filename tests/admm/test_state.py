@@ -88,11 +88,12 @@ def test_every_dual_keeps_the_merged_form_exact(retention, step, bound):
         weight = weight + 0.1 * torch.randn(20, 30, generator=generator)
         for state in (merged, separate):
             state.update(weight, pattern, dual=Dual(retention, step, bound))
-        before, sparse = sparse, project(weight + dual, pattern)
-        dual = retention * (dual + step * (weight - sparse))
-        dual = (dual if bound is None else dual.clamp(-bound, bound)) * (sparse == 0)
+        before, target = sparse, weight + dual
+        sparse = project(target, pattern)
+        dual = retention * (target - sparse - (1 - step) * weight * (sparse == 0))
+        dual = dual if bound is None else dual.clamp(-bound, bound)
         for state in (merged, separate):
-            assert torch.allclose(state.difference(), sparse - dual, atol=1e-6)
+            assert torch.equal(state.difference(), sparse - dual)
             assert torch.equal(state.kept(), sparse != 0)
         came += int(((before == 0) & (sparse != 0)).sum())
     assert came  # entries that had a dual have come to the support
