@@ -27,6 +27,12 @@ from transformers import (
 )
 
 VOCABULARY = 300
+
+
+def pytest_addoption(parser):
+    parser.addoption("--write-golden", action="store_true", help="keep what tests/run/test_golden.py finds")
+
+
 _SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": VOCABULARY}
 _SIZES |= {"max_position_embeddings": 64}
 _GATED = _SIZES | {"intermediate_size": 48, "num_key_value_heads": 2, "head_dim": 8}
