@@ -1,1 +1,1 @@
-"""The paper's engine: penalty schedules, the merged z/u state, the training loop."""
+"""The paper's constraint: the sparse copy and the dual, penalty schedules, and a monitor of how they get on."""

@@ -1,4 +1,4 @@
-"""Penalty schedules: λ as a function of progress (arXiv:2510.01650; the four of the paper).
+"""Penalties: λ as a function of progress (arXiv:2510.01650; the four schedules of the paper), and how it acts.
 
 λ changes once an interval, right after the z/u update. An interval uses the schedule's value at its end, so that a
 ramp from 0 never runs with λ = 0, where the scaled dual u = y/λ has no meaning.
@@ -6,23 +6,51 @@ ramp from 0 never runs with λ = 0, where the scaled dual u = y/λ has no meanin
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
+import torch
+
+from elsa.admm.state import State
 from elsa.errors import require
+from elsa.model.weights import PrunableWeight
+from elsa.train.rounding import rounded
 
 
 class Penalty(ABC):
-    """A schedule; `at(progress)` gives λ for progress in [0, 1]."""
+    """A schedule of λ, which acts through the gradient unless a subclass says otherwise.
+
+    `decoupled`: it acts beside the optimiser, as AdamW's decay does. `ramps`: λ changes, so that the first part of a
+    run does not tell about the rest.
+    """
+
+    decoupled: ClassVar[bool] = False
+    ramps: ClassVar[bool] = True
 
     @abstractmethod
-    def at(self, progress: float) -> float: ...
+    def at(self, progress: float) -> float:
+        """λ for progress in [0, 1]."""
+
+    def of_interval(self, end: int, steps: int, rate: Callable[[int], float]) -> float:
+        """λ of the interval that ends with step `end` of `steps`. `rate`: the learning rate of step 0 … steps − 1."""
+        return self.at(end / steps)
+
+    def on_gradient(self, weight: PrunableWeight, state: State, value: float) -> None:
+        """What λ = `value` does to the gradient of a weight."""
+        state.add_proximal_gradient(weight.gradient_OI, weight.value_OI, value)
+
+    def after_step(self, weight: PrunableWeight, state: State, step: int, steps: int) -> None:  # noqa: B027
+        """What is done to a weight after the optimiser's step 1 … `steps`; by default nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Constant(Penalty):
     """λ = `value` throughout."""
 
-    value: float
+    ramps = False
+
+    value: float = 0.01
 
     def __post_init__(self):
         require(self.value > 0, "value", self.value, "the penalty must be positive, for example 0.01")
@@ -35,8 +63,8 @@ class Constant(Penalty):
 class Ramp(Penalty):
     """λ from `start` to `end`."""
 
-    start: float
-    end: float
+    start: float = 0.0
+    end: float = 0.01
 
     def __post_init__(self):
         require(self.start >= 0, "start", self.start, "a penalty is not negative")
@@ -57,8 +85,11 @@ class Cosine(Ramp):
         return self.start + (self.end - self.start) * (1 - math.cos(math.pi * progress)) / 2
 
 
+@dataclass(frozen=True, kw_only=True)
 class Exponential(Ramp):
     """λ = start · (end / start)^progress."""
+
+    start: float = 1e-4
 
     def __post_init__(self):
         super().__post_init__()
@@ -78,7 +109,9 @@ class Auto(Penalty):
     holds up against it fades with the learning rate.
     """
 
-    contraction: float
+    decoupled = True
+
+    contraction: float = 20.0
 
     def __post_init__(self):
         require(self.contraction > 0, "contraction", self.contraction, "positive, for example 8")
@@ -86,6 +119,19 @@ class Auto(Penalty):
     def at(self, progress: float) -> float:
         """The contraction in units of the run: at(progress) / steps is that of one step."""
         return self.contraction * (1 - math.cos(math.pi * progress))
+
+    def of_interval(self, end: int, steps: int, rate: Callable[[int], float]) -> float:
+        """The contraction of a step over the learning rate: what a λ in Adam's gradient would be."""
+        return self.at(end / steps) / (steps * rate(end - 1))
+
+    def on_gradient(self, weight: PrunableWeight, state: State, value: float) -> None:
+        """Nothing: the optimiser sees the loss alone."""
+
+    def after_step(self, weight: PrunableWeight, state: State, step: int, steps: int) -> None:
+        """x moves towards z − u by `share` of the distance."""
+        value = weight.value_OI
+        pulled = torch.lerp(value.float(), state.difference().float(), self.share(step, steps))
+        value.copy_(rounded(pulled, value.dtype))
 
     def share(self, step: int, steps: int) -> float:
         """The part of its distance to z − u that x covers after step 1 … `steps`."""

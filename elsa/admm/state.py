@@ -1,7 +1,7 @@
 """The sparse copy z and the scaled dual u of ADMM, held as one tensor and a mask bit, or as the paper holds them.
 
 After a z/u update with step size 1 the two never overlap: on the support u = 0 and z = x + u, off it z = 0 and
-u = x + u. So `split` = z − u holds both, and `kept` tells which:
+u = x + u. So `split` = z − u holds both, and the mask of what is kept tells which:
 
     z = split where kept, 0 elsewhere          u = 0 where kept, −split elsewhere
 
@@ -20,6 +20,7 @@ from elsa.admm.storage import Stored
 from elsa.sparsity.bits import pack, unpack
 from elsa.sparsity.pattern import Pattern
 from elsa.sparsity.projection import saliency
+from elsa.train.precision import Precision
 
 _PAPER_MARGIN = 1.05
 
@@ -58,8 +59,8 @@ class State(ABC):
         """z."""
 
     @abstractmethod
-    def kept(self) -> torch.Tensor:
-        """The support of z, bool."""
+    def mask(self) -> torch.Tensor:
+        """The support of z, bool [O, I]."""
 
     @abstractmethod
     def _target(self, weight: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
@@ -77,14 +78,14 @@ class State(ABC):
         dual: Dual = ADMM,
     ) -> int:
         """z ← projection of x + u, then u as `dual` says. Returns how many mask entries changed."""
-        before, weight = self.kept(), weight_OI.float()
+        before, weight = self.mask(), weight_OI.float()
         target = self._target(weight, before)
         after = self._take(target, pattern.mask(saliency(target, importance_OI)), weight, dual)
         return int((after != before).sum())
 
     def saliency(self, weight_OI: torch.Tensor, importance_OI: torch.Tensor | None = None) -> torch.Tensor:
         """What zeroing each entry of x + u would cost, fp32: what the next update goes by."""
-        return saliency(self._target(weight_OI.float(), self.kept()), importance_OI)
+        return saliency(self._target(weight_OI.float(), self.mask()), importance_OI)
 
     @abstractmethod
     def rescale_dual(self, factor: float) -> None:
@@ -127,14 +128,14 @@ class MergedState(State):
     def _keep(self, split: torch.Tensor, kept: torch.Tensor) -> None:
         self._split, self._bits = Stored.of(split, self._precision), pack(kept)
 
-    def kept(self) -> torch.Tensor:
+    def mask(self) -> torch.Tensor:
         return unpack(self._bits, self._shape)
 
     def difference(self) -> torch.Tensor:
         return self._split.read()
 
     def sparse(self) -> torch.Tensor:
-        return self._split.read() * self.kept()
+        return self._split.read() * self.mask()
 
     def _target(self, weight: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
         return torch.where(before, weight, weight - self._split.read())
@@ -144,7 +145,7 @@ class MergedState(State):
         return kept
 
     def rescale_dual(self, factor: float) -> None:
-        split, kept = self._split.read(), self.kept()
+        split, kept = self._split.read(), self.mask()
         self._split = Stored.of(torch.where(kept, split, split * factor), self._precision)
 
     @property
@@ -176,7 +177,7 @@ class SeparateState(State):
     def _stored(self, sparse: torch.Tensor) -> Stored:
         return Stored.of(sparse, self._precision, _PAPER_MARGIN)
 
-    def kept(self) -> torch.Tensor:
+    def mask(self) -> torch.Tensor:
         return self.sparse() != 0
 
     def difference(self) -> torch.Tensor:
@@ -190,7 +191,7 @@ class SeparateState(State):
 
     def _take(self, target: torch.Tensor, kept: torch.Tensor, weight: torch.Tensor, dual: Dual) -> torch.Tensor:
         self._sparse = self._stored(target * kept)
-        after = self.kept()
+        after = self.mask()
         residual = target - self.sparse()  # on the support what rounding z has left
         self._dual = Stored.of(dual.of(residual, weight * ~after), self._dual_precision)
         return after
@@ -207,3 +208,12 @@ class SeparateState(State):
 
     def restore(self, state: dict) -> None:
         self._sparse, self._dual = Stored(**state["sparse"]), Stored(**state["dual"])
+
+
+def start_state(
+    weight_OI: torch.Tensor, pattern: Pattern, precision: Precision, support_OI: torch.Tensor | None = None
+) -> State:
+    """The state of one weight at the start of a run, as `precision` keeps it. `support_OI`: None for magnitude's."""
+    if precision.dual is None:
+        return MergedState(weight_OI, pattern, precision.state, support_OI)
+    return SeparateState(weight_OI, pattern, precision.state, precision.dual, support_OI)

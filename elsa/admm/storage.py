@@ -9,7 +9,6 @@ import torch
 
 _FP8 = torch.float8_e4m3fn
 _LARGEST = torch.finfo(_FP8).max
-PRECISIONS = ("float32", "bfloat16", "float8")
 
 
 @dataclass
@@ -21,7 +20,7 @@ class Stored:
 
     @classmethod
     def of(cls, tensor_OI: torch.Tensor, precision: str, margin: float | None = None) -> "Stored":
-        """`precision`: one of `PRECISIONS`. fp8 has one scale a row, or with `margin` one a tensor.
+        """`precision`: one of `elsa.train.precision.FORMATS`. fp8 has one scale a row, or with `margin` one a tensor.
 
         A scale maps the largest magnitude to fp8's largest number, or to 1 / `margin` of it.
         """
@@ -43,11 +42,3 @@ class Stored:
     def state(self) -> dict:
         """For a checkpoint."""
         return {"values": self.values, "scale": self.scale}
-
-
-def rounded(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """fp32 `values` in `dtype`; in bf16 stochastically, so that changes below its resolution add up in the mean."""
-    if dtype != torch.bfloat16:
-        return values.to(dtype)
-    noise = torch.randint(1 << 16, values.shape, dtype=torch.int32, device=values.device)
-    return (values.view(torch.int32) + noise).bitwise_and_(-1 << 16).view(torch.float32).to(dtype)

@@ -18,14 +18,13 @@ def compose(*overrides: str, command: str = "prune") -> dict:
 
 
 def plain(composed: DictConfig) -> dict:
-    """Resolve all interpolations. A method named in `method.start` or `.init` is replaced by that method's config."""
+    """Resolve all interpolations. A method named in `method.start` is replaced by that method's config."""
     config = OmegaConf.to_container(composed, resolve=True)
-    for key in ("start", "init"):
-        name = config.get("method", {}).get(key)
-        if isinstance(name, str):
-            known = choices("method")
-            require(name in known, f"method.{key}", name, did_you_mean(name, known))
-            config["method"][key] = OmegaConf.to_container(OmegaConf.load(CONF / "method" / f"{name}.yaml"))
+    name = config.get("method", {}).get("start")
+    if isinstance(name, str):
+        known = choices("method")
+        require(name in known, "method.start", name, did_you_mean(name, known))
+        config["method"]["start"] = OmegaConf.to_container(OmegaConf.load(CONF / "method" / f"{name}.yaml"))
     return config
 
 

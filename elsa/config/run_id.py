@@ -5,7 +5,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 import elsa
-from elsa.config.schema import PruneConfig
+from elsa.config.prune import PruneConfig
 from elsa.files import content_hash
 
 _NOT_SCIENCE = {"paths", "tracker", "device", "activations", "checkpoint", "plan"}
@@ -20,8 +20,8 @@ def run_name(run: PruneConfig, config: dict) -> str:
     science = _science(run, config)
     science["model"] = run.model.identity() | {"dtype": run.model.dtype, "bos": run.model.begin_with_bos}
     science["version"] = elsa.__version__
-    parts = [run.model.name, method_name(config["method"])]
-    if "sparsity" in run.method.reads:
+    parts = [run.model.name, run.method.label]
+    if run.method.prunes:
         parts.append(run.sparsity.pattern.replace(":", "of") if run.sparsity.group else f"{run.sparsity.ratio:g}")
     return "-".join([*parts, content_hash(science)])
 
@@ -46,12 +46,6 @@ def _typed(built: Any, given: Any) -> Any:
         fields = built if isinstance(built, dict) else vars(built)
         return {key: _typed(fields.get(key), value) for key, value in given.items()}
     return built if isinstance(built, float) else given
-
-
-def method_name(method: dict) -> str:
-    """The name of a method's YAML; "sparsegpt+finetuned" for one that starts from another."""
-    own = method["_target_"].split(".")[-2]
-    return f"{method_name(method['start'])}+{own}" if "start" in method else own
 
 
 def sweep_name(choices: DictConfig, overrides: list[str], params: DictConfig | None) -> str:

@@ -8,44 +8,75 @@ import hashlib
 import json
 import sysconfig
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError
+from safetensors import safe_open
 
 from elsa import hub
 from elsa.errors import UserError, require
+from elsa.files import file_hash
 
 SPLITS = ("train", "validation", "test")
 _NOT_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idle_test", "encodings", "pydoc_data"}
 
 
-@dataclass(frozen=True, kw_only=True)
 class Source(ABC):
+    """Where token windows come from."""
+
+    @property
+    @abstractmethod
+    def length(self) -> int | None:
+        """Tokens of a window; None if only its file knows, and that is not there."""
+
+    @abstractmethod
+    def check(self, split: str) -> None:
+        """Raise `UserError` if a split is missing, before any work is done for it."""
+
+    @abstractmethod
+    def identity(self, split: str) -> dict[str, Any]:
+        """What decides the content of the split, as JSON."""
+
+    @abstractmethod
+    def windows(self, cut: "Cut", split: str, count: int | None, seed: int | None) -> torch.Tensor:
+        """int32 `windows_NL`: with a `seed` exactly `count` to train on, without the first `count` (None: all).
+
+        `cut` makes windows of a text source.
+        """
+
+
+Cut = Callable[["TextSource", str, int | None, int | None], torch.Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextSource(Source):
     """A corpus, and the length in tokens of the windows that are cut from it."""
 
-    sequence_length: int
+    sequence_length: int = 512
 
     def __post_init__(self):
         require(self.sequence_length >= 2, "sequence_length", self.sequence_length, "a window has at least 2 tokens")
+
+    @property
+    def length(self) -> int:
+        return self.sequence_length
 
     @abstractmethod
     def documents(self, split: str) -> list[str]:
         """The texts of one split, in their fixed order."""
 
-    @abstractmethod
-    def identity(self, split: str) -> dict:
-        """What decides the text of the split, as JSON."""
-
-    @abstractmethod
-    def check(self, split: str) -> None:
-        """Raise `UserError` if the text of a split is missing, before any work is done for it."""
+    def windows(self, cut: Cut, split: str, count: int | None, seed: int | None) -> torch.Tensor:
+        return cut(self, split, count, seed)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stdlib(Source):
+class Stdlib(TextSource):
     """The Python standard library's own sources: real text that is on every machine.
 
     The split follows a hash of the module's path: a tenth each for validation and test, the rest to train on. Test
@@ -70,22 +101,22 @@ class Stdlib(Source):
     def documents(self, split: str) -> list[str]:
         return self._modules[split]
 
-    def identity(self, split: str) -> dict:
+    def identity(self, split: str) -> dict[str, Any]:
         return {"source": "stdlib", "split": split, "sha256": text_hash(self.documents(split))}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Text(Source):
+class Text(TextSource):
     """Local files: plain text (a file is a document) or `.jsonl` with a `text` field (a line is a document).
 
     `train`, `validation` and `test` are a file, a folder or a list of either. `join` glues the documents of a file
     list into one with this separator ("\\n\\n" is the usual way with WikiText); null keeps them apart.
     """
 
-    train: list[str]
-    validation: list[str]
-    test: list[str]
-    join: str | None
+    train: list[str] = field(default_factory=list)
+    validation: list[str] = field(default_factory=list)
+    test: list[str] = field(default_factory=list)
+    join: str | None = None
 
     def check(self, split: str) -> None:
         names = getattr(self, split)
@@ -97,12 +128,12 @@ class Text(Source):
         texts = [text for name in getattr(self, split) for path in _files(Path(name)) for text in _read(path)]
         return _joined(texts, self.join)
 
-    def identity(self, split: str) -> dict:
+    def identity(self, split: str) -> dict[str, Any]:
         return {"source": "text", "split": split, "sha256": text_hash(self.documents(split))}
 
 
 @dataclass(frozen=True, kw_only=True)
-class HubText(Source):
+class HubText(TextSource):
     """Named files of a hub data set at a pinned revision; offline once they are cached.
 
     `train`, `validation` and `test` are file names in the repository. `join_train` and `join` glue the documents of
@@ -115,9 +146,9 @@ class HubText(Source):
     train: str
     validation: str
     test: str
-    join_train: str | None
-    join: str | None
-    documents_used: int | None
+    join_train: str | None = None
+    join: str | None = None
+    documents_used: int | None = None
 
     def check(self, split: str) -> None:
         self._local_file(split)
@@ -144,7 +175,7 @@ class HubText(Source):
                 f"network, or get that file of the data set {self.repository} and use data=text data.{split}=[<file>]"
             ) from error
 
-    def identity(self, split: str) -> dict:
+    def identity(self, split: str) -> dict[str, Any]:
         return {
             "source": self.repository, "revision": self.revision, "file": getattr(self, split), "split": split,
             "documents_used": self.documents_used, "join": [self.join_train, self.join],
@@ -152,19 +183,39 @@ class HubText(Source):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tokens:
+class Tokens(Source):
     """Windows that someone else tokenised: a safetensors file with one integer tensor [windows, length] per split.
 
     With it two programs are compared on exactly the same token ids. Windows are taken in their stored order.
     """
 
     path: str
-    train: str
-    validation: str
-    test: str
+    train: str = "train"
+    validation: str = "validation"
+    test: str = "test"
+
+    @property
+    def length(self) -> int | None:
+        if not Path(self.path).is_file():
+            return None
+        with safe_open(self.path, "pt") as file:
+            return min(file.get_slice(key).get_shape()[-1] for key in file.keys())  # noqa: SIM118 (no dict)
 
     def check(self, split: str) -> None:
         require(Path(self.path).is_file(), "path", self.path, "no such file; a safetensors file of token ids is wanted")
+
+    def identity(self, split: str) -> dict[str, Any]:
+        return {"source": "tokens", "split": split, "key": getattr(self, split), "sha256": file_hash(Path(self.path))}
+
+    def windows(self, cut: Cut, split: str, count: int | None, seed: int | None) -> torch.Tensor:
+        key = getattr(self, split)
+        with safe_open(self.path, "pt") as file:
+            if key not in file.keys():  # noqa: SIM118 (a safetensors file is no dict)
+                raise UserError(f"data.{split}={key}: {self.path} holds {', '.join(sorted(file.keys()))}")
+            stored = file.get_tensor(key).int()
+        if seed is not None and count is not None and count > len(stored):
+            raise UserError(f"data.path={self.path}: {key} holds {len(stored)} windows, this run needs {count}")
+        return stored[:count]
 
 
 def text_hash(texts: list[str]) -> str:

@@ -12,10 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
 from transformers import PreTrainedTokenizerFast
 
-from elsa.data.sources import Source, Tokens
+from elsa.data.sources import Source, TextSource
 from elsa.errors import UserError
 from elsa.files import content_hash, write_atomically
 from elsa.track.progress import progress
@@ -31,22 +30,18 @@ class WindowReader:
     cache: Path
     begin_with_bos: bool = False
 
-    def training(self, source: Source | Tokens, count: int, seed: int) -> torch.Tensor:
+    def training(self, source: Source, count: int, seed: int) -> torch.Tensor:
         """`count` windows of the train split, drawn without replacement (epoch by epoch) in an order set by `seed`.
 
         Returns int32 `windows_NL`. Raises `UserError` if the text is missing or shorter than a window.
         """
-        if isinstance(source, Tokens):
-            return _stored(source, "train", count, all_of_them=True)
-        return self._cached(source, "train", count, seed)
+        return source.windows(self._cached, "train", count, seed)
 
-    def evaluation(self, source: Source | Tokens, split: str, count: int | None) -> torch.Tensor:
+    def evaluation(self, source: Source, split: str, count: int | None) -> torch.Tensor:
         """The first `count` windows of a split in their order (null: all; fewer when the text ends). int32."""
-        if isinstance(source, Tokens):
-            return _stored(source, split, count, all_of_them=False)
-        return self._cached(source, split, count, None)
+        return source.windows(self._cached, split, count, None)
 
-    def _cached(self, source: Source, split: str, count: int | None, seed: int | None) -> torch.Tensor:
+    def _cached(self, source: TextSource, split: str, count: int | None, seed: int | None) -> torch.Tensor:
         key = {
             "source": source.identity(split), "tokenizer": self._tokenizer_hash(), "bos": self.begin_with_bos,
             "length": source.sequence_length, "count": count, "seed": seed,
@@ -57,7 +52,7 @@ class WindowReader:
             write_atomically(path, lambda temporary: np.save(temporary, windows))
         return torch.from_numpy(np.load(path, mmap_mode="c"))
 
-    def _cut(self, source: Source, split: str, count: int | None, seed: int | None) -> np.ndarray:
+    def _cut(self, source: TextSource, split: str, count: int | None, seed: int | None) -> np.ndarray:
         body = source.sequence_length - self.begin_with_bos
         stream = self._packed(source.documents(split), None if count is None else count * body, seed)
         found = len(stream) // body
@@ -95,17 +90,6 @@ class WindowReader:
 
     def _tokenizer_hash(self) -> str:
         return hashlib.sha256(self.tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
-
-
-def _stored(source: Tokens, split: str, count: int | None, all_of_them: bool) -> torch.Tensor:
-    key = getattr(source, split)
-    with safe_open(source.path, "pt") as file:
-        if key not in file.keys():  # noqa: SIM118 (a safetensors file is no dict)
-            raise UserError(f"data.{split}={key}: {source.path} holds {', '.join(sorted(file.keys()))}")
-        windows = file.get_tensor(key).int()
-    if all_of_them and count > len(windows):
-        raise UserError(f"data.path={source.path}: {key} holds {len(windows)} windows, this run needs {count}")
-    return windows[:count]
 
 
 def windows_hash(windows_NL: torch.Tensor) -> str:

@@ -12,10 +12,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from elsa.data.sources import SPLITS, Source, Tokens
+from elsa.data.sources import SPLITS, Source
 from elsa.data.windows import WindowReader, windows_hash
 from elsa.errors import require, under
-from elsa.evaluate import Evaluation, Subject
+from elsa.evaluate.evaluation import Evaluation, Subject
 from elsa.track.progress import progress
 
 _TOKENS_A_BATCH = 2048
@@ -30,11 +30,11 @@ class Perplexity(Evaluation):
     weights' dtype.
     """
 
-    sets: dict[str, Source | Tokens]
-    split: str
-    windows: int | None
-    formula: str
-    autocast: str
+    sets: dict[str, Source]
+    split: str = "test"
+    windows: int | None = 128
+    formula: str = "standard"
+    autocast: str = "none"
 
     def __post_init__(self):
         require(bool(self.sets), "sets", "{}", "name at least one data set")

@@ -29,7 +29,7 @@ from torch import nn
 from elsa import hub
 from elsa.data.windows import WindowReader
 from elsa.errors import UserError, did_you_mean, require
-from elsa.evaluate import Evaluation, Subject
+from elsa.evaluate.evaluation import Evaluation, Subject
 from elsa.files import content_hash, read_json, write_atomically, write_json
 from elsa.track.progress import progress
 
@@ -50,10 +50,10 @@ class ZeroShot(Evaluation):
     """
 
     tasks: list[str]
-    limit: int | None
-    num_fewshot: int
-    batch_size: int
-    mirror: str | None
+    limit: int | None = None
+    num_fewshot: int = 0
+    batch_size: int = 8
+    mirror: str | None = None
 
     def __post_init__(self):
         require(bool(self.tasks), "tasks", "[]", "name at least one task, for example arc_easy")

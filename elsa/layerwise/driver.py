@@ -8,20 +8,18 @@ Shapes: T tokens, O outputs and I inputs of a linear layer.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
 from elsa.errors import UserError
 from elsa.layerwise.capture import BlockReplay, capture
+from elsa.model.weights import PrunableWeight, decoder_blocks
 from elsa.sparsity.pattern import Pattern
 from elsa.track.progress import progress
 
-if TYPE_CHECKING:
-    from elsa.model.prunable import PrunableWeight
-
-Patterns = Mapping[nn.Parameter, Pattern]  # of every prunable weight
+Patterns = Mapping[str, Pattern]  # of every prunable weight by name
 
 
 class BlockPruner(ABC):
@@ -31,7 +29,7 @@ class BlockPruner(ABC):
 
     @abstractmethod
     def prune_block(
-        self, replay: BlockReplay | None, index: int, layers: dict[str, "PrunableWeight"], patterns: Patterns
+        self, replay: BlockReplay | None, index: int, layers: dict[str, PrunableWeight], patterns: Patterns
     ) -> None:
         """Prune the linear layers of block `index` in place. `replay` is None if the method needs no inputs."""
 
@@ -56,7 +54,7 @@ class LayerPruner(BlockPruner):
         """The pruned weight, fp32 [O, I]. `prepared` is None if the method needs no inputs."""
 
     def prune_block(
-        self, replay: BlockReplay | None, index: int, layers: dict[str, "PrunableWeight"], patterns: Patterns
+        self, replay: BlockReplay | None, index: int, layers: dict[str, PrunableWeight], patterns: Patterns
     ) -> None:
         groups = [(list(layers), None)] if replay is None else collect(replay, index, layers, self)
         for names, statistics in groups:
@@ -66,8 +64,7 @@ class LayerPruner(BlockPruner):
 @torch.no_grad()
 def prune_blocks(
     model: nn.Module,
-    blocks: nn.ModuleList,
-    weights: list[dict[str, "PrunableWeight"]],
+    weights: list[dict[str, PrunableWeight]],
     pruner: BlockPruner,
     patterns: Patterns,
     windows_NL: torch.Tensor | None,
@@ -79,6 +76,7 @@ def prune_blocks(
     a factorisation fails, if its weights or inputs are not finite, or if no token reaches it.
     """
     model.eval()
+    blocks = decoder_blocks(model)
     replay = capture(model, blocks, windows_NL, place) if pruner.needs_inputs else None
     for index in progress(range(len(blocks)), "prune", unit="block"):
         pruner.prune_block(replay, index, weights[index], patterns)
@@ -86,14 +84,14 @@ def prune_blocks(
             replay.propagate(index)
 
 
-def prune_group(layers: dict[str, "PrunableWeight"], statistics: Any, pruner: LayerPruner, patterns: Patterns) -> None:
+def prune_group(layers: dict[str, PrunableWeight], statistics: Any, pruner: LayerPruner, patterns: Patterns) -> None:
     """Prune layers that share their inputs, and so the statistic (None: the pruner needs none), in place."""
     for name, weight in layers.items():
         _refuse_not_finite(weight.value_OI, f"the weights of {name}")
     try:
         prepared = None if statistics is None else pruner.prepare(statistics)
-        for weight in layers.values():
-            weight.value_OI.copy_(pruner.prune(weight.value_OI.float(), prepared, patterns[weight.parameter]))
+        for name, weight in layers.items():
+            weight.write(pruner.prune(weight.value_OI.float(), prepared, patterns[name]))
     except torch.linalg.LinAlgError as error:
         raise UserError(
             f"method.damping: the Gram matrix of {next(iter(layers))} cannot be factorised ({error}); raise the "
@@ -102,7 +100,7 @@ def prune_group(layers: dict[str, "PrunableWeight"], statistics: Any, pruner: La
 
 
 def collect(
-    replay: BlockReplay, index: int, layers: dict[str, "PrunableWeight"], pruner: LayerPruner
+    replay: BlockReplay, index: int, layers: dict[str, PrunableWeight], pruner: LayerPruner
 ) -> list[tuple[list[str], Any]]:
     """Run block `index` over all batches; return [(names of layers with the same input, their statistic)]."""
     groups: dict[str, list[str]] = {}  # the first layer to see an input → all layers that see it

@@ -6,7 +6,7 @@ import torch
 
 from elsa.errors import require
 from elsa.layerwise.statistics import damped, normalised
-from elsa.method import GramMethod
+from elsa.method.layerwise import GramMethod
 from elsa.sparsity.pattern import Pattern
 
 
@@ -37,12 +37,12 @@ class Alps(GramMethod):
     mean diagonal that is added to the Gram matrix. No difference to the reference but exact counts with ties.
     """
 
-    damping: float
-    rho: float
-    iterations: int
-    update_interval: int
-    refine_iterations: int
-    refine_tolerance: float
+    damping: float = 0.01
+    rho: float = 0.1
+    iterations: int = 300
+    update_interval: int = 3
+    refine_iterations: int = 10
+    refine_tolerance: float = 1e-4
 
     def __post_init__(self):
         super().__post_init__()

@@ -1,17 +1,24 @@
 """The model as it is: the row that every other is compared with."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
-from elsa.method import Method, Task
+from elsa.method.base import Method, Task
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dense(Method):
     """Change nothing."""
 
-    reads = ()
+    @property
+    def prunes(self) -> bool:
+        return False
 
-    def apply(self, model: nn.Module, task: Task) -> dict:
+    @property
+    def uses_data(self) -> bool:
+        return False
+
+    def apply(self, model: nn.Module, task: Task) -> dict[str, Any]:
         return {}

@@ -1,18 +1,23 @@
 """Elsa: surrogate-free ADMM on the language-model loss itself (arXiv:2510.01650)."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
 from elsa.admm.engine import Admm
-from elsa.admm.loop import Loop
-from elsa.admm.optimizer import Stepper
-from elsa.admm.training import Training
+from elsa.admm.phases import Phases
+from elsa.admm.state import start_state
 from elsa.errors import require
-from elsa.method import Method, Task, state_bytes, teacher_of, trainable
-from elsa.model.prunable import PrunableWeight, prunable_weights
-from elsa.sparsity.pattern import Pattern
+from elsa.method.base import Method, Task
+from elsa.model.weights import PrunableWeight, prunable_weights
+from elsa.sparsity.pattern import Pattern, Rise
+from elsa.train.budget import Training
+from elsa.train.optimizer import Optimizer
+from elsa.train.precision import Precision
+from elsa.train.sparse import Projection, SparseConstraint
+from elsa.train.train import teacher_of, train
 
 Weights = dict[str, PrunableWeight]
 Supports = dict[str, torch.Tensor] | None  # by name, bool
@@ -28,10 +33,16 @@ class Elsa(Method):
     (`sparsity.allocation`) is placed anew at every update.
     """
 
-    interval: int
-    projection: str
+    interval: int = 32
+    projection: str = "objective_aware"
 
-    reads = ("sparsity", "data", "seed", "training", "penalty", "precision")
+    @property
+    def trains(self) -> bool:
+        return True
+
+    @property
+    def uses_penalty(self) -> bool:
+        return True
 
     def __post_init__(self):
         require(self.interval >= 1, "interval", self.interval, "at least 1 step")
@@ -42,6 +53,11 @@ class Elsa(Method):
     def _objective_aware(self) -> bool:
         return self.projection == "objective_aware"
 
+    def state_bytes(self, precision: Precision) -> float:
+        """Of z, u and mask, as really held for a matrix of 64 x 4,096."""
+        state = start_state(torch.ones(64, 4096), Pattern(pattern="unstructured", ratio=0.5), precision)
+        return state.nbytes / (64 * 4096)
+
     def check(self, training: Training) -> None:
         within = self.interval <= training.steps
         require(within, "interval", self.interval, f"at most training.steps={training.steps}")
@@ -49,38 +65,30 @@ class Elsa(Method):
         wanted = f"needs second moments, which training.optimizer={training.optimizer} lacks; set adam, or euclidean"
         require(has_moments, "projection", self.projection, wanted)
 
-    def apply(self, model: nn.Module, task: Task) -> dict:
-        training, precision, weights = task.training, task.precision, prunable_weights(model)
-        teacher = teacher_of(model, training, precision)
+    def apply(self, model: nn.Module, task: Task) -> dict[str, Any]:
+        weights = prunable_weights(model)
+        teacher = teacher_of(model, task)  # before a start method changes it
         facts, supports = ({}, None) if task.checkpoints.exist() else self._start(model, weights, task)
-        windows = training.windows(task.windows)
-        with precision.applied(model):
-            stepper = Stepper(trainable(model), training, precision)
-            constraint = self._constraint(weights, stepper, task, supports)
-            loop = Loop(model, stepper, training, precision, constraint, facts, teacher, task.probe_every)
-            loop.run(windows, task.log, task.checkpoints)
-        constraint.project_weights()
-        print(constraint.verdict(), flush=True)
-        numel = sum(weight.parameter.numel() for weight in weights.values())
-        return loop.facts | {
-            "training_tokens": windows.numel(), "before_projection": constraint.before_projection.metrics(),
-            "verdict": constraint.verdict(), "mask_changes": constraint.mask_changes,
-            "bytes": {"admm_per_prunable_weight": constraint.nbytes / numel} | state_bytes(model, stepper),
-        }  # fmt: skip
 
-    def _start(self, model: nn.Module, weights: Weights, task: Task) -> tuple[dict, Supports]:
+        def constrain(optimizer: Optimizer) -> SparseConstraint:
+            projection = Projection(
+                weights=weights, optimizer=optimizer, pattern=task.pattern, objective_aware=self._objective_aware,
+                rise=self._rise(task),
+            )  # fmt: skip
+            return self._constraint(projection, task, supports)
+
+        return train(model, constrain, task, teacher=teacher, facts=facts)
+
+    def _start(self, model: nn.Module, weights: Weights, task: Task) -> tuple[dict[str, Any], Supports]:
         """Facts for the record, and the first supports of z (None for those of magnitude)."""
         return {}, None
 
-    def _constraint(self, weights: Weights, stepper: Stepper, task: Task, supports: Supports) -> Admm:
-        training = task.training
-        return Admm(
-            weights, stepper, task.pattern, task.penalty, task.precision, interval=self.interval,
-            objective_aware=self._objective_aware, supports=supports,
-            probe_every=task.probe_every, travel=training.travel, rate=training.learning_rate_at,
-            **self._phases(training.steps, task.pattern),
-        )  # fmt: skip
+    def _rise(self, task: Task) -> Rise:
+        return Rise()
 
-    def _phases(self, steps: int, pattern: Pattern) -> dict:
-        """Arguments of `Admm` about what happens when."""
-        return {"steps": steps}
+    def _phases(self, steps: int) -> Phases:
+        return Phases(steps=steps, interval=self.interval)
+
+    def _constraint(self, projection: Projection, task: Task, supports: Supports) -> SparseConstraint:
+        phases = self._phases(task.training.steps)
+        return Admm(projection, task.penalty, task.precision, phases, task.training, supports, task.probe_every)

@@ -1,19 +1,22 @@
 """Elsa+: Elsa with what small budgets need."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import nn
 
-from elsa.admm.engine import Admm
-from elsa.admm.gradual import GradualPruning
-from elsa.admm.optimizer import Stepper
+from elsa.admm.phases import Phases
 from elsa.admm.state import Dual
-from elsa.admm.training import Training
 from elsa.errors import require
-from elsa.method import Method, Task
+from elsa.method.alps import Alps
+from elsa.method.base import Method, Task
 from elsa.method.elsa import Elsa, Supports, Weights
-from elsa.sparsity.pattern import Pattern
+from elsa.sparsity.pattern import Pattern, Rise
+from elsa.train.budget import Training
+from elsa.train.gradual import GradualPruning
+from elsa.train.precision import Precision
+from elsa.train.sparse import Projection, SparseConstraint
 
 _LARGEST_START = 0.97  # of the wanted sparsity
 
@@ -22,31 +25,35 @@ _LARGEST_START = 0.97  # of the wanted sparsity
 class ElsaPlus(Elsa):
     """Elsa (arXiv:2510.01650) with gradual sparsity or another method's support, a tamed dual and a polish phase.
 
-    `init`: the method whose support z starts with, null for magnitude's; with `init_weights` x starts from its weights
-    instead of the dense ones. `retention` and `dual_step`: u ← retention · (u + dual_step · (x − z)) (1 and 1: ADMM;
-    retention 0: no dual). `dual_from`: the share of the steps before the polish phase after which there is a dual.
-    `dual_limit`: no entry of u exceeds this many times the way that Adam can move a weight until the next update, null
-    for no limit. `polish_fraction`: the share of the steps, at the end, that train the projected weights within their
-    support. `ramp_fraction`: the share of the steps, at the beginning, over which the sparsity of z rises to the wanted
-    one (0: it starts there). `ramp_from`: the sparsity where the rise starts and to which `init` prunes; 97 % of the
-    wanted one if that is less. `hard`: the weights themselves are projected at every update and train within their
-    support until the next, instead of being drawn to it by a penalty.
+    `start`: the method whose support z starts with, null for magnitude's; with `start_weights` x starts from its
+    weights instead of the dense ones. `retention` and `dual_step`: u ← retention · (u + dual_step · (x − z)) (1 and 1:
+    ADMM; retention 0: no dual). `dual_from`: the share of the steps before the polish phase after which there is a
+    dual. `dual_limit`: no entry of u exceeds this many times the way that Adam can move a weight until the next
+    update, null for no limit. `polish_fraction`: the share of the steps, at the end, that train the projected weights
+    within their support. `ramp_fraction`: the share of the steps, at the beginning, over which the sparsity of z rises
+    to the wanted one (0: it starts there). `ramp_from`: the sparsity where the rise starts and to which `start`
+    prunes; 97 % of the wanted one if that is less. `hard`: the weights themselves are projected at every update and
+    train within their support until the next, instead of being drawn to it by a penalty.
     """
 
-    init: Method | None
-    init_weights: bool
-    retention: float
-    dual_step: float
-    dual_from: float
-    dual_limit: float | None
-    polish_fraction: float
-    ramp_fraction: float
-    ramp_from: float
-    hard: bool
+    interval: int = 8
+    start: Method | None = field(default_factory=Alps)
+    start_weights: bool = True
+    retention: float = 0.0
+    dual_step: float = 1.0
+    dual_from: float = 0.0
+    dual_limit: float | None = None
+    polish_fraction: float = 0.65
+    ramp_fraction: float = 0.3
+    ramp_from: float = 0.65
+    hard: bool = True
 
     @property
-    def reads(self) -> tuple[str, ...]:
-        return tuple(group for group in Elsa.reads if not (self.hard and group == "penalty"))
+    def uses_penalty(self) -> bool:
+        return not self.hard
+
+    def state_bytes(self, precision: Precision) -> float:
+        return Method.state_bytes(self, precision) if self.hard else super().state_bytes(precision)
 
     def __post_init__(self):
         super().__post_init__()
@@ -78,17 +85,16 @@ class ElsaPlus(Elsa):
         )
 
     @torch.no_grad()
-    def _start(self, model: nn.Module, weights: Weights, task: Task) -> tuple[dict, Supports]:
-        """Run `init`; its facts and supports. The model keeps its dense weights unless `init_weights`."""
-        if self.init is None:
+    def _start(self, model: nn.Module, weights: Weights, task: Task) -> tuple[dict[str, Any], Supports]:
+        """Run `start`; its facts and supports. The model keeps its dense weights unless `start_weights`."""
+        if self.start is None:
             return {}, None
-        dense = {name: weight.value_OI.clone() for name, weight in weights.items()}
+        dense = {} if self.start_weights else {name: weight.value_OI.clone() for name, weight in weights.items()}
         first = task.pattern.ramped(self._ramp_start(task.pattern)) if self.ramp_fraction else task.pattern
-        facts = self.init.apply(model, replace(task, pattern=first))
+        facts = self.start.apply(model, replace(task, pattern=first))
         supports = {name: weight.value_OI != 0 for name, weight in weights.items()}
-        if not self.init_weights:
-            for name, weight in weights.items():
-                weight.value_OI.copy_(dense[name])
+        for name, values in dense.items():
+            weights[name].write(values)
         return facts, supports
 
     def _ramp_start(self, pattern: Pattern) -> float:
@@ -96,22 +102,19 @@ class ElsaPlus(Elsa):
         share = self.ramp_from / max(pattern.sparsity, self.ramp_from, 1e-9)
         return 1 - (1 - min(share, _LARGEST_START)) ** (1 / 3)
 
-    def _constraint(self, weights: Weights, stepper: Stepper, task: Task, supports: Supports) -> Admm | GradualPruning:
-        if not self.hard:
-            return super()._constraint(weights, stepper, task, supports)
-        return GradualPruning(
-            weights, stepper, task.pattern, interval=self.interval, supports=supports,
-            objective_aware=self._objective_aware, **self._rise(task.training.steps, task.pattern),
-        )  # fmt: skip
+    def _rise(self, task: Task) -> Rise:
+        return Rise(round(self.ramp_fraction * task.training.steps), self._ramp_start(task.pattern))
 
-    def _phases(self, steps: int, pattern: Pattern) -> dict:
+    def _phases(self, steps: int) -> Phases:
         polish = round(self.polish_fraction * steps)
         before = steps - polish
-        return {
-            "steps": before, "polish_from": before if polish else None,
-            "dual": Dual(retention=self.retention, step=self.dual_step),
-            "dual_from": round(self.dual_from * before), "dual_limit": self.dual_limit,
-        } | self._rise(steps, pattern)  # fmt: skip
+        return Phases(
+            steps=before, interval=self.interval, polish_from=before if polish else None,
+            dual=Dual(retention=self.retention, step=self.dual_step),
+            dual_from=round(self.dual_from * before), dual_limit=self.dual_limit,
+        )  # fmt: skip
 
-    def _rise(self, steps: int, pattern: Pattern) -> dict:
-        return {"ramp": round(self.ramp_fraction * steps), "ramp_from": self._ramp_start(pattern)}
+    def _constraint(self, projection: Projection, task: Task, supports: Supports) -> SparseConstraint:
+        if self.hard:
+            return GradualPruning(projection, self.interval, supports)
+        return super()._constraint(projection, task, supports)

@@ -1,16 +1,16 @@
 """Masked fine-tuning after another method: the control row of every method that trains."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
-import torch
 from torch import nn
 
-from elsa.admm.loop import Loop, NoConstraint
-from elsa.admm.optimizer import Stepper
-from elsa.method import Method, Task, state_bytes, teacher_of, trainable
+from elsa.method.base import Method, Task
 from elsa.method.dense import Dense
-from elsa.model.prunable import PrunableWeight, prunable_weights
+from elsa.model.weights import prunable_weights
+from elsa.train.constraint import Constraint, FixedSupport, NoConstraint
+from elsa.train.optimizer import Optimizer
+from elsa.train.train import teacher_of, train
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,55 +21,29 @@ class FineTuned(Method):
     is held: plain fine-tuning, which shows what the tokens alone are worth.
     """
 
-    start: Method
+    start: Method = field(default_factory=Dense)
 
     @property
-    def reads(self) -> tuple[str, ...]:
-        return tuple({*self.start.reads, "data", "seed", "training", "precision"})
+    def prunes(self) -> bool:
+        return self.start.prunes
 
-    def apply(self, model: nn.Module, task: Task) -> dict:
-        training, precision = task.training, task.precision
-        teacher = teacher_of(model, training, precision)
+    @property
+    def trains(self) -> bool:
+        return True
+
+    @property
+    def uses_penalty(self) -> bool:
+        return self.start.uses_penalty
+
+    @property
+    def label(self) -> str:
+        return f"{self.start.label}+{super().label}"
+
+    def apply(self, model: nn.Module, task: Task) -> dict[str, Any]:
+        teacher = teacher_of(model, task)  # before the start method changes it
         facts = {} if task.checkpoints.exist() else self.start.apply(model, task)
-        windows = training.windows(task.windows)
-        with precision.applied(model):
-            stepper = Stepper(trainable(model), training, precision)
-            free = isinstance(self.start, Dense)
-            constraint = NoConstraint() if free else FixedSupport(prunable_weights(model))
-            loop = Loop(model, stepper, training, precision, constraint, facts, teacher, task.probe_every)
-            loop.run(windows, task.log, task.checkpoints)
-        constraint.check()
-        return loop.facts | {"training_tokens": windows.numel(), "bytes": state_bytes(model, stepper)}
 
+        def constrain(optimizer: Optimizer) -> Constraint:
+            return FixedSupport(prunable_weights(model)) if self.prunes else NoConstraint()
 
-class FixedSupport(NoConstraint):
-    """A constraint of the training loop: entries that are zero now get no gradient, so they stay zero."""
-
-    interval = 32
-
-    def __init__(self, weights: Mapping[str, PrunableWeight]):
-        self._weights = {name: weight.parameter for name, weight in weights.items()}
-        self._zeros = {parameter: parameter == 0 for parameter in self._weights.values()}
-
-    @torch.no_grad()
-    def add_gradient(self, parameter: nn.Parameter) -> None:
-        if parameter in self._zeros:
-            parameter.grad.masked_fill_(self._zeros[parameter], 0)
-
-    def after_step(self, step: int) -> dict:
-        if step % self.interval == 0:
-            self.check()
-        return {}
-
-    @torch.no_grad()
-    def check(self) -> None:
-        """Hold the live parameters against the support: an optimiser that moves zeros is a bug, not a result."""
-        for name, parameter in self._weights.items():
-            assert not (parameter * self._zeros[parameter]).any(), f"{name} has left the support"
-
-    def state(self) -> dict:
-        return {name: self._zeros[parameter] for name, parameter in self._weights.items()}
-
-    def restore(self, state: dict) -> None:
-        for name, parameter in self._weights.items():
-            self._zeros[parameter] = state[name].to(parameter.device)
+        return train(model, constrain, task, teacher=teacher, facts=facts)

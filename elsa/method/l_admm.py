@@ -6,7 +6,7 @@ import torch
 
 from elsa.errors import require
 from elsa.layerwise.statistics import normalised
-from elsa.method import GramMethod
+from elsa.method.layerwise import GramMethod
 from elsa.sparsity.pattern import Pattern
 from elsa.sparsity.selection import keep_largest
 
@@ -22,10 +22,10 @@ class LAdmm(GramMethod):
     more iterations than the paper's 20 and 15, with which its error is up to 1.3 % above the reference code's.
     """
 
-    damping: float
-    iterations: int
-    mask_iterations: int
-    match_reference: bool
+    damping: float = 0.1
+    iterations: int = 30
+    mask_iterations: int = 25
+    match_reference: bool = False
 
     def __post_init__(self):
         super().__post_init__()

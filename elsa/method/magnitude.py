@@ -1,12 +1,14 @@
 """Magnitude pruning."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
 from elsa.layerwise.driver import LayerPruner
-from elsa.method import Method, Task, prune_model
+from elsa.method.base import Method, Task
+from elsa.method.layerwise import prune_model
 from elsa.sparsity.pattern import Pattern
 from elsa.sparsity.selection import reference_threshold
 
@@ -20,12 +22,15 @@ class Magnitude(LayerPruner, Method):
     `match_reference` does as it does.
     """
 
-    match_reference: bool
+    match_reference: bool = False
 
-    reads = ("sparsity",)
     needs_inputs = False
 
-    def apply(self, model: nn.Module, task: Task) -> dict:
+    @property
+    def uses_data(self) -> bool:
+        return False
+
+    def apply(self, model: nn.Module, task: Task) -> dict[str, Any]:
         prune_model(model, self, task.pattern, None)
         return {}
 

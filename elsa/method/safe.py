@@ -8,9 +8,9 @@ from elsa.admm.state import MergedState
 from elsa.errors import require
 from elsa.layerwise.capture import BlockReplay
 from elsa.layerwise.driver import Patterns, collect
-from elsa.method import BlockwiseMethod
+from elsa.method.layerwise import BlockwiseMethod
 from elsa.method.wanda import Wanda
-from elsa.model.prunable import PrunableWeight
+from elsa.model.weights import PrunableWeight
 from elsa.sparsity.projection import project
 
 
@@ -25,12 +25,12 @@ class Safe(BlockwiseMethod):
     and u are one tensor. The paper's values could not be checked: the defaults were chosen on validation data.
     """
 
-    epochs: int
-    learning_rate: float
-    penalty: float
-    perturbation: float
-    interval: int
-    activation_aware: bool
+    epochs: int = 8
+    learning_rate: float = 2e-4
+    penalty: float = 0.001
+    perturbation: float = 2e-4
+    interval: int = 16
+    activation_aware: bool = True
 
     def __post_init__(self):
         super().__post_init__()
@@ -46,7 +46,7 @@ class Safe(BlockwiseMethod):
         importance = self._importance(replay, index, layers)
         targets = replay.outputs(index)
         parameters = [weight.parameter for weight in layers.values()]
-        states = {name: MergedState(weight.value_OI, patterns[weight.parameter]) for name, weight in layers.items()}
+        states = {name: MergedState(weight.value_OI, patterns[weight.name]) for name, weight in layers.items()}
         optimizer = torch.optim.Adam(parameters, lr=self.learning_rate, fused=True)
         steps = self.epochs * len(targets)
         for step in range(steps):
@@ -58,10 +58,10 @@ class Safe(BlockwiseMethod):
             optimizer.step()
             if (step + 1) % self.interval == 0:
                 for name, weight in layers.items():
-                    states[name].update(weight.value_OI, patterns[weight.parameter], importance[name])
+                    states[name].update(weight.value_OI, patterns[weight.name], importance[name])
         optimizer.zero_grad()
         for name, weight in layers.items():
-            weight.value_OI.copy_(project(weight.value_OI, patterns[weight.parameter], importance[name]))
+            weight.write(project(weight.value_OI, patterns[weight.name], importance[name]))
 
     def _set_gradients(
         self, parameters: list[torch.Tensor], replay: BlockReplay, index: int, batch: int, target: torch.Tensor

@@ -7,7 +7,7 @@ import torch
 
 from elsa.errors import require
 from elsa.layerwise.statistics import damped, upper_inverse_factor
-from elsa.method import GramMethod
+from elsa.method.layerwise import GramMethod
 from elsa.sparsity.pattern import Pattern
 from elsa.sparsity.selection import keep_largest, reference_threshold
 
@@ -23,9 +23,9 @@ class SparseGPT(GramMethod):
     one more in every block of columns and all that tie; `match_reference` does as it does.
     """
 
-    damping: float
-    block_size: int
-    match_reference: bool
+    damping: float = 0.01
+    block_size: int = 128
+    match_reference: bool = False
 
     def __post_init__(self):
         super().__post_init__()

@@ -10,9 +10,9 @@ from elsa.errors import UserError, require
 from elsa.layerwise.capture import BlockReplay
 from elsa.layerwise.driver import Patterns, collect, prune_group
 from elsa.layerwise.statistics import damped
-from elsa.method import BlockwiseMethod
+from elsa.method.layerwise import BlockwiseMethod
 from elsa.method.sparsegpt import SparseGPT
-from elsa.model.prunable import PrunableWeight
+from elsa.model.weights import PrunableWeight
 
 _ROWS_AT_ONCE = 128  # tokens whose activations stay in the processor's cache through all steps
 
@@ -30,12 +30,12 @@ class SparseLLM(BlockwiseMethod):
     SparseGPT's, the others were chosen here.
     """
 
-    damping: float
-    block_size: int
-    iterations: int
-    alpha: float
-    beta: float
-    activation_steps: int
+    damping: float = 0.01
+    block_size: int = 128
+    iterations: int = 4
+    alpha: float = 5.0
+    beta: float = 5.0
+    activation_steps: int = 5
 
     def __post_init__(self):
         super().__post_init__()
@@ -46,17 +46,14 @@ class SparseLLM(BlockwiseMethod):
 
     @property
     def _sparsegpt(self) -> SparseGPT:
-        return SparseGPT(
-            calibration_windows=self.calibration_windows, damping=self.damping, block_size=self.block_size,
-            match_reference=False,
-        )  # fmt: skip
+        return SparseGPT(calibration_windows=self.calibration_windows, damping=self.damping, block_size=self.block_size)
 
     def prune_block(
         self, replay: BlockReplay, index: int, layers: dict[str, PrunableWeight], patterns: Patterns
     ) -> None:
         feed_forward = FeedForward.of(replay.blocks[index], layers)
-        inside = {id(weight) for weight in (*feed_forward.first, feed_forward.last)}
-        attention = {name: weight for name, weight in layers.items() if id(weight) not in inside}
+        inside = {weight.name for weight in (*feed_forward.first, feed_forward.last)}
+        attention = {name: weight for name, weight in layers.items() if name not in inside}
         for names, statistics in collect(replay, index, attention, self._sparsegpt):
             prune_group({name: layers[name] for name in names}, statistics, self._sparsegpt, patterns)
         try:
@@ -97,7 +94,7 @@ class SparseLLM(BlockwiseMethod):
         factor = torch.linalg.cholesky(damped(gram_II, self.damping))
         for weight, target in zip(weights, targets_TO, strict=True):
             solution = torch.cholesky_solve(inputs_TI.t() @ target, factor).t()
-            weight.value_OI.copy_(self._sparsegpt.prune(solution, prepared, patterns[weight.parameter]))
+            weight.write(self._sparsegpt.prune(solution, prepared, patterns[weight.name]))
 
     def _update_hidden(self, part: "FeedForward", pre: list[torch.Tensor], target_TO: torch.Tensor) -> torch.Tensor:
         """argmin over a of α‖y − W a‖² + β‖a − φ(z)‖² (Eq. 5)."""
@@ -146,18 +143,20 @@ class FeedForward:
 
     @classmethod
     def of(cls, block: nn.Module, layers: dict[str, PrunableWeight]) -> "FeedForward":
-        """Find it by the names of its layers. Raises `UserError` for another architecture."""
-        by_name = {name.split(".")[-2].split(" ")[-1]: weight for name, weight in layers.items()}
+        """Find it by what its layers are called in their module. Raises `UserError` for another architecture."""
+        weight_of = {id(weight.module): weight for weight in layers.values()}
+        named = {child: weight_of[id(m)] for name, m in block.named_modules() if id(m) in weight_of
+                 for child in [name.rpartition(".")[2]]}  # fmt: skip
         activations = [
             getattr(module, name) for module in block.modules() for name in ("act_fn", "activation_fn")
             if callable(getattr(module, name, None))
         ]  # fmt: skip
         for first, last in ((["gate_proj", "up_proj"], "down_proj"), (["fc1"], "fc2")):
-            if activations and {*first, last} <= by_name.keys():
-                return cls([by_name[name] for name in first], by_name[last], activations[0])
+            if activations and {*first, last} <= named.keys():
+                return cls([named[name] for name in first], named[last], activations[0])
         raise UserError(
             "method=sparsellm: it needs feed-forward parts of fc1, fc2 or gate_proj, up_proj, down_proj; "
-            f"this block has {', '.join(by_name)}"
+            f"this block has {', '.join(named)}"
         )
 
     @property

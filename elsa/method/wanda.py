@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from elsa.method import LayerwiseMethod
+from elsa.method.layerwise import LayerwiseMethod
 from elsa.sparsity.pattern import Pattern
 
 

@@ -1,1 +1,1 @@
-"""Where models come from (`loading`) and which of their weights are pruned (`prunable`)."""
+"""Where models come from (`loading`) and which of their weights are pruned (`weights`)."""

@@ -37,8 +37,8 @@ class ModelSource(ABC):
     """`dtype`: of the weights in memory. `begin_with_bos`: every token window starts with BOS, as Gemma needs it."""
 
     name: str
-    dtype: str
-    begin_with_bos: bool
+    dtype: str = "float32"
+    begin_with_bos: bool = False
 
     def __post_init__(self):
         require(self.dtype in _DTYPES, "dtype", self.dtype, f"known: {', '.join(_DTYPES)}")
@@ -88,7 +88,7 @@ class Pretrained(ModelSource):
     """
 
     path: str
-    revision: str | None
+    revision: str | None = None
     architecture: dict | None = None
 
     def check(self) -> None:

@@ -13,10 +13,9 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
-from elsa.admm.precision import Precision
-from elsa.admm.training import Training
-from elsa.model.prunable import decoder_blocks, prunable_weights
-from elsa.sparsity.pattern import Pattern
+from elsa.model.weights import decoder_blocks, prunable_weights
+from elsa.train.budget import Training
+from elsa.train.precision import Precision
 
 _LOGIT_BYTES = 16  # bf16 logits and their gradient, their fp32 copy, log-softmax and its gradient
 _MOMENT_BYTES = {"float32": 8.0, "8bit": 2 * (1 + 4 / 256)}
@@ -77,7 +76,7 @@ def measure(config: PretrainedConfig, training: Training, weights: str, length: 
         bounds.append(saved.bytes)
         return Shape(
             parameters=sum(parameter.numel() for parameter in model.parameters()),
-            prunable=sum(weight.parameter.numel() for weight in prunable_weights(model).values()),
+            prunable=sum(weight.numel for weight in prunable_weights(model).values()),
             largest=max(parameter.numel() for parameter in model.parameters()),
             blocks=len(blocks),
             vocabulary=config.vocab_size,
@@ -107,8 +106,8 @@ class _Saved:
 def need(shape: Shape, training: Training, precision: Precision, length: int, *, state: float, devices: int) -> Need:
     """Bytes on each of `devices` devices, if weights, moments, ADMM state and gradients are spread evenly over them.
 
-    `state`: bytes a prunable weight of ADMM's state (`admm_bytes`), or of a fixed support's mask. The windows of a step
-    are spread over the devices too.
+    `state`: bytes a prunable weight that the method keeps (`Method.state_bytes`). The windows of a step are spread over
+    the devices too.
     """
     weight = getattr(torch, precision.weights).itemsize
     tokens = training.batch_size // training.accumulation * length
@@ -128,12 +127,6 @@ def need(shape: Shape, training: Training, precision: Precision, length: int, *,
         activations=activations * share,
         logits=logits * (share if precision.loss_chunk is None else 1),
     )
-
-
-def admm_bytes(precision: Precision) -> float:
-    """Bytes of z, u and mask a prunable weight, as really held for a matrix of 64 x 4,096."""
-    state = precision.start_state(torch.ones(64, 4096), Pattern(pattern="unstructured", ratio=0.5))
-    return state.nbytes / (64 * 4096)
 
 
 def advice(given: Need, fits: Callable[[Need], bool], changed: dict[str, Callable[[], Need]]) -> list[tuple[str, Need]]:

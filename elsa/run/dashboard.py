@@ -5,8 +5,9 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from elsa.config.build import build
+from elsa.config.commands import DashboardConfig
 from elsa.config.compose import plain
-from elsa.config.schema import DashboardConfig, build
 from elsa.errors import UserError
 
 

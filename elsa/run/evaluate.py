@@ -5,10 +5,12 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from elsa import hub
+from elsa.config.build import build
+from elsa.config.checks import check_evaluate
 from elsa.config.compose import plain
-from elsa.config.schema import EvaluateConfig, build, resolved_device
+from elsa.config.prune import EvaluateConfig, resolved_device
 from elsa.data.windows import WindowReader
-from elsa.evaluate import Subject
+from elsa.evaluate.evaluation import Subject
 from elsa.files import content_hash, file_hash, write_json
 from elsa.model.loading import Pretrained
 from elsa.report.record import environment
@@ -20,7 +22,7 @@ def evaluate(composed: DictConfig) -> None:
     config = plain(composed)
     run = build(EvaluateConfig, config)
     hub.use_mirror(run.paths.mirror)
-    run.check()
+    check_evaluate(run)
     source = Pretrained(
         name=run.checkpoint, path=str(run.model_folder), revision=None, dtype=run.dtype,
         begin_with_bos=run.begin_with_bos,

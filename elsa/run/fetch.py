@@ -5,8 +5,9 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from elsa import hub
+from elsa.config.build import build
 from elsa.config.compose import plain
-from elsa.config.schema import PruneConfig, build
+from elsa.config.prune import PruneConfig
 from elsa.errors import UserError, require
 from elsa.files import file_hash, write_json
 from elsa.track.progress import progress
@@ -21,7 +22,7 @@ def fetch(composed: DictConfig) -> None:
     mirror = Path(run.paths.mirror)
     hub.use_mirror(run.paths.mirror)
     run.model.fetch(Path(run.paths.cache))
-    if "data" in run.method.reads:
+    if run.method.uses_data:
         run.data.check("train")
     run.eval.fetch(mirror)
     files = sorted(path for path in mirror.rglob("*") if path.is_file() and path.name != "manifest.json")

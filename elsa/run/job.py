@@ -15,15 +15,16 @@ from transformers import PreTrainedTokenizerFast
 import elsa
 from elsa.checkpoint.resume import RunCheckpoints
 from elsa.checkpoint.saving import check_pattern, count_zeros, save
-from elsa.config.run_id import method_name, run_name, settings
-from elsa.config.schema import PruneConfig, resolved_device
+from elsa.config.checks import check_prune
+from elsa.config.prune import PruneConfig, resolved_device
+from elsa.config.run_id import run_name, settings
 from elsa.data.windows import WindowReader, windows_hash
-from elsa.evaluate import Subject, paired, summary_of
+from elsa.evaluate.evaluation import Subject, paired, summary_of
 from elsa.files import flattened, read_json, write_json
-from elsa.method import Task
+from elsa.method.base import Task
 from elsa.method.dense import Dense
 from elsa.model.loading import Pretrained
-from elsa.model.prunable import Coverage, PrunableWeight, prunable_weights
+from elsa.model.weights import Coverage, PrunableWeight, prunable_weights
 from elsa.report.figure import mask_change_figure, sparsity_figure
 from elsa.report.record import environment, read_record, write_record
 from elsa.report.table import score_tables
@@ -38,7 +39,7 @@ def run_with_dense(run: PruneConfig, config: dict) -> list[Path]:
 
     `config` is the resolved config of `run`. A finished run is not run again.
     """
-    covered = run.check()
+    covered = check_prune(run)
     folders = [_run_once(*dense_of(run, config), covered, None)]
     if not isinstance(run.method, Dense):
         folders.append(_run_once(run, config, covered, folders[0]))
@@ -161,9 +162,9 @@ class _Job:
 
     def _labels(self) -> dict[str, str | float | int]:
         run = self._run
-        pruned = "sparsity" in run.method.reads
+        pruned = run.method.prunes
         return {
-            "model": run.model.name, "method": method_name(self._config["method"]),
+            "model": run.model.name, "method": run.method.label,
             "pattern": run.sparsity.name if pruned else "dense",
             "sparsity": run.sparsity.sparsity if pruned else 0.0, "seed": run.seed,
         }  # fmt: skip
@@ -212,7 +213,7 @@ class _Job:
 def _save_and_count(run: PruneConfig, model: nn.Module, tokenizer: PreTrainedTokenizerFast, folder: Path) -> dict:
     """Save unless the model is the dense one; count zeros in the saved file and hold them against the pattern."""
     weights = prunable_weights(model)
-    pruned = "sparsity" in run.method.reads
+    pruned = run.method.prunes
     if isinstance(run.method, Dense):
         counts = {name: _count(weight) for name, weight in weights.items()}
     else:
@@ -227,4 +228,4 @@ def _save_and_count(run: PruneConfig, model: nn.Module, tokenizer: PreTrainedTok
 
 
 def _count(weight: PrunableWeight) -> dict[str, int]:
-    return {"zeros": int((weight.parameter == 0).sum()), "numel": weight.parameter.numel()}
+    return {"zeros": int((weight.value_OI == 0).sum()), "numel": weight.numel}

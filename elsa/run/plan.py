@@ -14,18 +14,17 @@ from rich.table import Table
 from torch import nn
 
 from elsa import hub
-from elsa.admm.loop import Loop, NoConstraint
-from elsa.admm.optimizer import Stepper
-from elsa.admm.precision import Precision
-from elsa.admm.training import Training
+from elsa.config.build import build
 from elsa.config.compose import plain
-from elsa.config.run_id import method_name
-from elsa.config.schema import PruneConfig, build, resolved_device
-from elsa.data.sources import Tokens
+from elsa.config.prune import PruneConfig, resolved_device
 from elsa.errors import UserError, require
-from elsa.method import trainable
-from elsa.plan.memory import Need, Shape, admm_bytes, advice, measure, need
+from elsa.plan.memory import Need, Shape, advice, measure, need
 from elsa.track.memory import peak_bytes, reset_peak
+from elsa.train.budget import Training
+from elsa.train.constraint import NoConstraint
+from elsa.train.precision import Precision
+from elsa.train.task import TrainingTask
+from elsa.train.train import train
 
 _GIB = 2**30
 ShapeOf = Callable[[Training, str], Shape]  # of a training and a dtype of weights
@@ -34,14 +33,9 @@ _KINDS = ("weights", "moments", "state", "gradients", "activations", "logits")
 
 def plan(composed: DictConfig) -> None:
     """Print bytes by kind for the config as given, then for each change until it fits; with a dry run also the time."""
-    settings = plain(composed)
-    run = build(PruneConfig, settings)
+    run = build(PruneConfig, plain(composed))
     hub.use_mirror(run.paths.mirror)
-    trains = "training" in run.method.reads
-    require(trains, "method", method_name(settings["method"]), "plan is for methods that train: elsa, finetuned")
-    require(
-        not isinstance(run.data, Tokens), "data", "tokens", "name a text source, so that the window length is known"
-    )
+    require(run.method.trains, "method", run.method.label, "plan is for methods that train: elsa, finetuned")
     shape_of, memory = _measuring(run), _memory(run)
     tried = advice(_need(run, shape_of, {}), lambda each: each.peak <= memory, _changes(run, shape_of))
     _print(run, tried, memory, shape_of(run.training, run.precision.weights))
@@ -54,7 +48,7 @@ def smaller_settings(run: PruneConfig) -> list[str] | None:
 
     None if the method does not train, or has nothing left to give up.
     """
-    if "training" not in run.method.reads or isinstance(run.data, Tokens):
+    if not run.method.trains:
         return None
     shape_of, memory = _measuring(run), _memory(run)
     given = _need(run, shape_of, {})
@@ -68,7 +62,7 @@ def _measuring(run: PruneConfig) -> ShapeOf:
 
     @functools.cache
     def shape_of(training: Training, weights: str) -> Shape:
-        return measure(config, training, weights, run.data.sequence_length)
+        return measure(config, training, weights, _length(run))
 
     return shape_of
 
@@ -108,13 +102,21 @@ def _need(run: PruneConfig, shape_of: ShapeOf, changed: dict, batch: int | None 
     smaller = {} if batch is None else {"batch_size": batch, "accumulation": 1}
     training = dataclasses.replace(run.training, **smaller)
     shape = shape_of(training, precision.weights)
-    state = admm_bytes(precision) if "penalty" in run.method.reads else float("sparsity" in run.method.reads)
-    return need(shape, training, precision, run.data.sequence_length, state=state, devices=run.plan.devices)
+    state = run.method.state_bytes(precision)
+    return need(shape, training, precision, _length(run), state=state, devices=run.plan.devices)
+
+
+def _length(run: PruneConfig) -> int:
+    """Tokens of a window."""
+    if run.data.length is None:
+        run.data.check("train")
+    assert run.data.length is not None, "the check passed, so the source knows"
+    return run.data.length
 
 
 def _print(run: PruneConfig, tried: list[tuple[str, Need]], memory: float, shape: Shape) -> None:
     devices = run.plan.devices
-    tokens = run.training.batch_size * run.data.sequence_length
+    tokens = run.training.batch_size * _length(run)
     print(f"{run.model.name}: {shape.parameters:,} parameters, {shape.prunable:,} prunable, {shape.blocks} blocks")
     print(f"{run.training.steps:,} steps of {tokens:,} tokens, {run.training.steps * tokens:,} in all")
     title = f"GiB on {'the device' if devices == 1 else f'each of {devices} devices'} ({memory / _GIB:.0f} GiB)"
@@ -141,7 +143,7 @@ def _dry_run(run: PruneConfig, device: str) -> None:
     steps = run.plan.dry_run_steps
     model, _ = run.model.load(Path(run.paths.cache), device)
     training = dataclasses.replace(run.training, steps=steps + 1, warmup_steps=0)
-    length = run.data.sequence_length
+    length = _length(run)
     windows = torch.randint(0, model.config.vocab_size, (training.steps * training.batch_size, length))
     reset_peak(device)
     seconds = _seconds_a_step(model, training, run.precision, windows)
@@ -155,13 +157,12 @@ def _seconds_a_step(model: nn.Module, training: Training, precision: Precision, 
     times = []
 
     class Clock(NoConstraint):
-        def after_step(self, step: int) -> dict:
+        def after_step(self, step: int) -> dict[str, float]:
             times.append(time.perf_counter())
             return {}
 
-    with precision.applied(model):
-        stepper = Stepper(trainable(model), training, precision)
-        Loop(model, stepper, training, precision, Clock()).run(windows, lambda step, metrics: None)
+    task = TrainingTask(training=training, precision=precision, windows=lambda count: windows[:count])
+    train(model, lambda optimizer: Clock(), task)
     return (times[-1] - times[0]) / (len(times) - 1)
 
 

@@ -3,8 +3,9 @@
 from omegaconf import DictConfig
 
 from elsa import hub
+from elsa.config.build import build
 from elsa.config.compose import plain
-from elsa.config.schema import PruneConfig, build
+from elsa.config.prune import PruneConfig
 from elsa.report.record import read_record
 from elsa.report.table import print_tables
 from elsa.run.job import run_with_dense

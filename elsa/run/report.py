@@ -9,8 +9,9 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.markdown import Markdown
 
+from elsa.config.build import build
+from elsa.config.commands import ReportConfig
 from elsa.config.compose import plain
-from elsa.config.schema import ReportConfig, build
 from elsa.errors import UserError
 from elsa.files import content_hash, write_atomically
 from elsa.report.figure import accuracy_figure, convergence_figure, cost_figure, grid_figure, pareto_figure

@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from elsa.config.build import build
+from elsa.config.commands import StatusConfig
 from elsa.config.compose import plain
-from elsa.config.schema import StatusConfig, build
 from elsa.errors import require
 from elsa.files import read_json
 from elsa.sweep.manifest import STATES, Cell, is_running, read_manifest

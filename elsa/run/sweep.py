@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig, open_dict
 
+from elsa.config.build import build
 from elsa.config.compose import plain
-from elsa.config.schema import PruneConfig, build
+from elsa.config.prune import PruneConfig
 from elsa.errors import UserError, require
 from elsa.files import write_atomically
 from elsa.report.figure import perplexity_figure

@@ -79,10 +79,6 @@ class Pattern:
             return self
         return replace(self, ratio=self.ratio * (1 - (1 - progress) ** 3))
 
-    def rising(self, step: int, steps: int, begins: float) -> "Pattern":
-        """The pattern after `step` of a rise over `steps` (0: none) that begins at progress `begins` of `ramped`."""
-        return self.ramped(begins + (1 - begins) * step / steps) if steps else self
-
     @classmethod
     def of_zeros(cls, zeros: int, numel: int) -> "Pattern":
         """The unstructured pattern that makes `zeros` of `numel` weights zero."""
@@ -113,3 +109,18 @@ class Pattern:
         if score_OI.shape[1] % group:
             raise ValueError(f"{score_OI.shape[1]} inputs are no multiple of the group of pattern {self.pattern}")
         return keep_largest_of_each_row(score_OI.reshape(-1, group), keep).view(score_OI.shape)
+
+
+@dataclass(frozen=True)
+class Rise:
+    """A gradual pruning: over the first `steps` steps the sparsity rises to the pattern's (0: it is there at once).
+
+    `begins`: how far along the law of `Pattern.ramped` the rise begins, 0 to 1.
+    """
+
+    steps: int = 0
+    begins: float = 0.0
+
+    def at(self, step: int, pattern: Pattern) -> Pattern:
+        """What `pattern` is after `step`."""
+        return pattern.ramped(self.begins + (1 - self.begins) * step / self.steps) if self.steps else pattern

@@ -44,3 +44,7 @@ class TrackerSource(ABC):
     @abstractmethod
     def open(self, run: TrackedRun) -> Tracker:
         """Start tracking a run."""
+
+    def describe(self) -> str:
+        """Where metrics will go, in words."""
+        return type(self).__name__.lower()

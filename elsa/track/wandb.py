@@ -17,12 +17,15 @@ _TAGS = ("model", "method", "pattern")
 class Wandb(TrackerSource):
     """`mode`: online, offline, or null: online with a key, else offline. `group`: null for the sweep's, if any."""
 
-    project: str
-    group: str | None
-    mode: str | None
+    project: str = "elsa"
+    group: str | None = None
+    mode: str | None = None
 
     def open(self, run: TrackedRun) -> Tracker:
         return WandbTracker(self, run)
+
+    def describe(self) -> str:
+        return f"wandb, {self.resolved_mode()}"
 
     def resolved_mode(self) -> str:
         has_key = bool(os.environ.get("WANDB_API_KEY")) or wandb.login(prompt=False, verify=False)

@@ -1,6 +1,6 @@
 """What ADMM, and probing it, add to a training step: the same loop in turns; ratios of the medians.
 
-python scripts/bench/admm_overhead.py [--model tiny] [--interval 32] [--steps 128] [--rounds 10]
+python scripts/bench/admm_overhead.py [--model tiny] [--steps 128] [--rounds 10]
 """
 
 import argparse
@@ -13,50 +13,59 @@ from pathlib import Path
 import torch
 
 from elsa.admm.engine import Admm
-from elsa.admm.loop import Constraint, Loop, NoConstraint
-from elsa.admm.optimizer import Stepper
 from elsa.admm.penalty import Constant
-from elsa.admm.training import Training
+from elsa.admm.phases import Phases
+from elsa.config.build import build
 from elsa.config.compose import compose
-from elsa.config.schema import PruneConfig, build
-from elsa.model.prunable import prunable_weights
+from elsa.config.prune import PruneConfig
+from elsa.model.weights import prunable_weights
 from elsa.sparsity.pattern import Pattern
+from elsa.train.budget import Training
+from elsa.train.constraint import NoConstraint
+from elsa.train.optimizer import Optimizer
+from elsa.train.sparse import Projection
+from elsa.train.task import TrainingTask
+from elsa.train.train import train
 
 
 def seconds_a_step(
     with_admm: bool, probed: bool, options: argparse.Namespace, model: torch.nn.Module
 ) -> Iterator[float]:
-    """A generator of timings: each `next` trains `options.steps` steps, the last one probed; seconds a step."""
-    probe_every = options.steps if probed else 0
-    training = Training(
-        steps=options.steps, batch_size=options.batch, accumulation=1, optimizer="adam", learning_rate=1e-4,
-        warmup_steps=0, decay_fraction=0.0, beta1=0.9, beta2=0.95, gradient_clip=1.0, autocast="bfloat16",
-        distillation=0.0, distinct_windows=None,
-    )  # fmt: skip
-    precision = build(PruneConfig, compose(f"precision={options.precision}")).precision
-    stepper = Stepper(model.parameters(), training, precision)
-    constraint: Constraint = NoConstraint()
-    if with_admm:
-        constraint = Admm(
-            prunable_weights(model), stepper, Pattern(pattern="unstructured", ratio=0.9), Constant(value=0.01),
-            precision, steps=options.steps * (options.rounds + 1), interval=options.interval, objective_aware=True,
-            probe_every=probe_every,
-        )  # fmt: skip
+    """A generator of timings: each `next` trains `options.steps` steps, the last one probed; seconds a step.
+
+    The steps up to the first report, in which optimiser and constraint begin, are not timed.
+    """
     shape = (options.steps * options.batch, options.length)
-    windows = torch.randint(0, model.config.vocab_size, shape, generator=torch.Generator().manual_seed(0))
-    model.train()
+    windows = torch.randint(0, model.config.vocab_size, shape, generator=torch.Generator().manual_seed(0)).int()
+    times: dict[int, float] = {}
+    task = TrainingTask(
+        training=Training(steps=options.steps, batch_size=options.batch, learning_rate=1e-4, decay_fraction=0.0),
+        precision=build(PruneConfig, compose(f"precision={options.precision}")).precision,
+        windows=lambda count: windows[:count], log=lambda step, metrics: times.update({step: time.perf_counter()}),
+        probe_every=options.steps if probed else 0,
+    )  # fmt: skip
+
+    def admm(optimizer: Optimizer) -> Admm:
+        projection = Projection(
+            weights=prunable_weights(model), optimizer=optimizer, objective_aware=True,
+            pattern=Pattern(pattern="unstructured", ratio=0.9),
+        )  # fmt: skip
+        phases = Phases(steps=options.steps, interval=options.interval)
+        return Admm(
+            projection, Constant(value=0.01), task.precision, phases, task.training, probe_every=task.probe_every
+        )
+
     while True:
-        start = time.perf_counter()
-        loop = Loop(model, stepper, training, precision, constraint, probe_every=probe_every)
-        loop.run(windows.int(), lambda step, metrics: None)
-        yield (time.perf_counter() - start) / options.steps
+        times.clear()
+        train(model, admm if with_admm else lambda optimizer: NoConstraint(), task)
+        yield (times[options.steps] - times[options.interval]) / (options.steps - options.interval)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="tiny", help="a choice of conf/model")
     parser.add_argument("--precision", default="elsa", help="a choice of conf/precision")
-    parser.add_argument("--interval", type=int, default=32)
+    parser.add_argument("--interval", type=int, default=32, help="of updates and reports: 32, which plain training has")
     parser.add_argument("--steps", type=int, default=128, help="of a round, which ends with a probe")
     parser.add_argument("--rounds", type=int, default=10, help="timed rounds of each kind, after one of warm-up")
     parser.add_argument("--batch", type=int, default=4)

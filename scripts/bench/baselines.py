@@ -15,10 +15,11 @@ from pathlib import Path
 
 import torch
 
+from elsa.config.build import build
 from elsa.config.compose import compose
-from elsa.config.schema import PruneConfig, build
+from elsa.config.prune import PruneConfig
 from elsa.layerwise.driver import LayerPruner
-from elsa.model.prunable import decoder_blocks, linear_weights
+from elsa.model.weights import weights_by_block
 from elsa.sparsity.pattern import Pattern
 
 Group = tuple[
@@ -136,7 +137,7 @@ def ours(pruner: LayerPruner, group: Group, pattern: Pattern) -> list[torch.Tens
 def groups_of(model: torch.nn.Module, blocks: int, windows: torch.Tensor) -> list[Group]:
     """Layers of the first blocks with the inputs that they see in a forward of the dense model."""
     seen: dict[int, tuple[torch.Tensor, Group]] = {}
-    layers = [weight for block in decoder_blocks(model)[:blocks] for weight in linear_weights(block).values()]
+    layers = [weight for block in weights_by_block(model)[:blocks] for weight in block.values()]
     inputs: list[list[torch.Tensor]] = [[] for _ in layers]
     hooks = [
         weight.module.register_forward_pre_hook(lambda module, args, found=found: found.append(args[0]))

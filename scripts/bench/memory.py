@@ -13,15 +13,13 @@ from pathlib import Path
 
 import torch
 
-from elsa.admm.engine import Admm
-from elsa.admm.loop import Loop
-from elsa.admm.optimizer import Stepper
 from elsa.admm.penalty import Constant
+from elsa.config.build import build
 from elsa.config.compose import compose
-from elsa.config.schema import PruneConfig, build
-from elsa.method import state_bytes, trainable
-from elsa.model.prunable import prunable_weights
-from elsa.plan.memory import admm_bytes, measure, need
+from elsa.config.prune import PruneConfig
+from elsa.method.base import Task
+from elsa.method.elsa import Elsa
+from elsa.plan.memory import measure, need
 from elsa.sparsity.pattern import Pattern
 from elsa.track.memory import peak_bytes, reset_peak
 
@@ -47,22 +45,18 @@ def measured(options: argparse.Namespace, precision: str) -> dict:
     model, _ = run.model.load(Path(run.paths.cache), "cpu")
     shape = (STEPS * options.batch, options.length)
     windows = torch.randint(0, model.config.vocab_size, shape, generator=torch.Generator().manual_seed(0))
-    with run.precision.applied(model):
-        stepper, weights = Stepper(trainable(model), run.training, run.precision), prunable_weights(model)
-        admm = Admm(
-            weights, stepper, Pattern(pattern="unstructured", ratio=0.7), Constant(value=0.01), run.precision,
-            steps=STEPS, interval=2, objective_aware=True,
-        )  # fmt: skip
-        Loop(model, stepper, run.training, run.precision, admm).run(windows, lambda step, metrics: None)
-    numel = sum(weight.parameter.numel() for weight in weights.values())
-    held = sum(state_bytes(model, stepper).values()) + admm.nbytes / numel
+    task = Task(
+        pattern=Pattern(pattern="unstructured", ratio=0.7), training=run.training, precision=run.precision,
+        penalty=Constant(value=0.01), windows=lambda count: windows[:count],
+    )  # fmt: skip
+    held = sum(Elsa(interval=2).apply(model, task)["bytes"].values())
     return {"peak": peak_bytes("cpu") - before, "held": held}
 
 
 def predicted(options: argparse.Namespace, precision: str) -> float:
     run = run_of(options, precision)
     shape = measure(run.model.structure(Path(run.paths.cache)), run.training, run.precision.weights, options.length)
-    state = admm_bytes(run.precision)
+    state = Elsa().state_bytes(run.precision)
     return need(shape, run.training, run.precision, options.length, state=state, devices=1).peak
 
 

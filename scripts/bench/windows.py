@@ -12,8 +12,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from elsa.config.build import build
 from elsa.config.compose import compose
-from elsa.config.schema import PruneConfig, build
+from elsa.config.prune import PruneConfig
 from elsa.data.sources import Text
 from elsa.data.windows import WindowReader
 

@@ -1,6 +1,7 @@
 """The schedule `Auto`, where λ acts beside the optimiser, and what tames the dual."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ def test_without_a_loss_or_a_dual_the_weights_off_the_support_shrink_as_planned(
     layer, _, admm = one_layer(WEIGHT, penalty=Auto(contraction=3.0), steps=steps, dual=Dual(retention=0.0))
     for step in range(1, steps + 1):
         layer.weight.grad = torch.zeros_like(WEIGHT)
-        admm.add_gradient(layer.weight)
+        admm.on_gradient("weight")
         assert not layer.weight.grad.any()  # no gradient scale decides how hard x is pulled
         admm.after_step(step)
     expected = torch.tensor([[math.exp(-3), 2 * math.exp(-3), 3.0, 4.0]])
@@ -25,11 +26,12 @@ def test_without_a_loss_or_a_dual_the_weights_off_the_support_shrink_as_planned(
 
 
 def test_the_dual_keeps_its_force_when_the_learning_rate_falls():
-    _, _, admm = one_layer(WEIGHT, penalty=Auto(contraction=3.0), steps=20, rate=lambda step: 0.5**step)
-    before, state = admm.penalty, admm._states["layer"]
+    halving = SimpleNamespace(learning_rate_at=lambda step: 0.5**step)
+    _, _, admm = one_layer(WEIGHT, penalty=Auto(contraction=3.0), steps=20, training=halving)
+    before, state = admm.penalty, admm._states["weight"]
     for step in range(1, 11):
         admm.after_step(step)
-    at_update = torch.where(state.kept(), 0, -state.difference())
+    at_update = torch.where(state.mask(), 0, -state.difference())
     assert admm.penalty == pytest.approx(before * 2 * 2**10)  # the share doubles, the rate is 2^-10 of what it was
     contracted = math.exp(-sum(admm._schedule.at(step / 20) / 20 for step in range(1, 11)))
     expected = torch.tensor([[1.0, 2.0, 0.0, 0.0]]) * contracted * before
@@ -37,8 +39,8 @@ def test_the_dual_keeps_its_force_when_the_learning_rate_falls():
 
 
 def dual_of(admm):
-    state = admm._states["layer"]
-    return torch.where(state.kept(), 0, -state.difference())
+    state = admm._states["weight"]
+    return torch.where(state.mask(), 0, -state.difference())
 
 
 def test_a_delayed_dual_is_a_penalty_until_its_first_update():
@@ -50,7 +52,8 @@ def test_a_delayed_dual_is_a_penalty_until_its_first_update():
 
 
 def test_a_limited_dual_asks_for_no_more_than_the_optimiser_can_do_until_the_next_update():
-    _, _, admm = one_layer(WEIGHT, dual_limit=2.0, travel=lambda first, last: 0.01 * (last - first))
+    even = SimpleNamespace(learning_rate_at=lambda step: 0.01, travel=lambda first, last: 0.01 * (last - first))
+    _, _, admm = one_layer(WEIGHT, dual_limit=2.0, training=even)
     admm.after_step(90)
     assert dual_of(admm).tolist() == [[pytest.approx(0.2), pytest.approx(0.2), 0.0, 0.0]]
     admm.after_step(100)

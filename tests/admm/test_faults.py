@@ -6,37 +6,29 @@ import pytest
 import torch
 from torch import nn
 
-from elsa.admm.engine import Admm
-from elsa.admm.loop import Loop, NoConstraint
-from elsa.admm.optimizer import Stepper
 from elsa.admm.penalty import Constant, Linear
-from elsa.admm.training import Training
 from elsa.errors import UserError
-from elsa.model.prunable import PrunableWeight
-from elsa.sparsity.pattern import Pattern
-from tests.method.methods import PRECISION
-
-HALF = Pattern(pattern="unstructured", ratio=0.5)
+from elsa.train.budget import Training
+from tests.train.building import admm_on, optimizer_of, run_loop
 
 
 def one_layer(weight, **options):
-    """ADMM on a single linear layer with the given weight."""
+    """ADMM on a single linear layer with the given weight, its optimiser, and the layer."""
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
     layer.weight.data = weight.clone()
-    stepper = Stepper(layer.parameters(), training(), PRECISION)
-    settings = {"steps": 100, "interval": 10, "objective_aware": False, "penalty": Constant(value=0.1)} | options
-    admm = Admm({"layer": PrunableWeight(layer, False)}, stepper, HALF, precision=PRECISION, **settings)
-    return layer, stepper, admm
+    optimizer = optimizer_of(layer, training())
+    settings = {"steps": 100, "interval": 10, "penalty": Constant(value=0.1), "training": training(steps=100)}
+    return layer, optimizer, admm_on(layer, optimizer, **settings | options)
 
 
-def set_second_moment(layer, stepper, value):
-    stepper._of[layer.weight].state[layer.weight] = {"exp_avg_sq": value}
+def set_second_moment(optimizer, value):
+    optimizer._of["weight"].state[optimizer.parameters["weight"]] = {"exp_avg_sq": value}
 
 
 def test_projection_uses_adams_second_moment():
-    layer, stepper, admm = one_layer(torch.tensor([[1.0, 2.0, 3.0, 4.0]]), objective_aware=True)
-    set_second_moment(layer, stepper, torch.tensor([[100.0, 100.0, 0.01, 0.01]]))
-    admm.project_weights()
+    layer, optimizer, admm = one_layer(torch.tensor([[1.0, 2.0, 3.0, 4.0]]), objective_aware=True)
+    set_second_moment(optimizer, torch.tensor([[100.0, 100.0, 0.01, 0.01]]))
+    admm.finish()
     assert layer.weight.tolist() == [[1.0, 2.0, 0.0, 0.0]]
 
 
@@ -44,8 +36,8 @@ def test_dual_is_rescaled_at_the_moment_the_penalty_changes():
     _, _, admm = one_layer(torch.tensor([[1.0, 2.0, 3.0, 4.0]]), penalty=Linear(start=0.0, end=1.0))
     before = admm.penalty
     admm.after_step(10)
-    state = admm._states["layer"]
-    dual = -state.difference() * ~state.kept()
+    state = admm._states["weight"]
+    dual = -state.difference() * ~state.mask()
     assert admm.penalty == pytest.approx(2 * before)
     assert dual.tolist() == [[0.5, 1.0, 0.0, 0.0]]  # u was 1 and 2; λ doubled
 
@@ -55,20 +47,20 @@ def test_a_ramp_from_zero_never_wipes_the_dual():
     for step in range(10, 101, 10):
         assert admm.penalty > 0
         admm.after_step(step)
-        state = admm._states["layer"]
-        assert bool(((-state.difference() * ~state.kept()).abs().sum(1) > 0).all())
+        state = admm._states["weight"]
+        assert bool(((-state.difference() * ~state.mask()).abs().sum(1) > 0).all())
 
 
 def test_proximal_gradient_is_the_penalty_times_the_distance_and_is_not_clipped():
     layer, _, admm = one_layer(torch.tensor([[10.0, 20.0, 3000.0, 4000.0]]))
     layer.weight.grad = torch.zeros(1, 4)
-    admm.add_gradient(layer.weight)
+    admm.on_gradient("weight")
     assert layer.weight.grad.tolist() == [[1.0, 2.0, 0.0, 0.0]]  # 0.1 · (x − z): whatever the number of processes
 
 
 def test_ties_do_not_prune_more_than_asked():
     layer, _, admm = one_layer(torch.ones(10, 10))
-    admm.project_weights()
+    admm.finish()
     assert int((layer.weight == 0).sum()) == 50
 
 
@@ -98,12 +90,8 @@ def run(settings, model=None):
     torch.manual_seed(0)
     model = model or Recorder()
     windows = torch.randint(0, 10, (12, 5), generator=torch.Generator().manual_seed(0), dtype=torch.int32)
-    logged = []
-    stepper = Stepper(model.parameters(), settings, PRECISION)
     model.train()
-    loop = Loop(model, stepper, settings, PRECISION, NoConstraint())
-    loop.run(windows, lambda step, metrics: logged.append((step, metrics)))
-    return model, windows, logged
+    return model, windows, run_loop(model, windows, training=settings)
 
 
 def test_nothing_is_evaluated_while_training():

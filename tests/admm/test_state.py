@@ -59,8 +59,8 @@ def test_merged_state_equals_two_tensors_bit_for_bit(weighted, penalty, pattern)
         assert torch.equal(weights[0], weights[1])
         assert torch.equal(merged.difference(), two.z - two.u)
         assert torch.equal(merged.sparse(), two.z)
-        assert torch.equal(-merged.difference() * ~merged.kept(), two.u)
-        supports.add(tuple(merged.kept().flatten().nonzero().flatten().tolist()))
+        assert torch.equal(-merged.difference() * ~merged.mask(), two.u)
+        supports.add(tuple(merged.mask().flatten().nonzero().flatten().tolist()))
     assert len(supports) > 10  # the mask moved: the equality was put to the test
 
 
@@ -94,7 +94,7 @@ def test_every_dual_keeps_the_merged_form_exact(retention, step, bound):
         dual = dual if bound is None else dual.clamp(-bound, bound)
         for state in (merged, separate):
             assert torch.equal(state.difference(), sparse - dual)
-            assert torch.equal(state.kept(), sparse != 0)
+            assert torch.equal(state.mask(), sparse != 0)
         came += int(((before == 0) & (sparse != 0)).sum())
     assert came  # entries that had a dual have come to the support
 

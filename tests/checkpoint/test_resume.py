@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from elsa.checkpoint.resume import RunCheckpoints
+from elsa.config.build import build
 from elsa.config.compose import compose
-from elsa.config.schema import PruneConfig, build
+from elsa.config.prune import PruneConfig
 from elsa.errors import Stopped, UserError
 from tests.conftest import random_model
 from tests.method.methods import METHODS, TRAINING

@@ -6,7 +6,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from elsa.checkpoint.saving import check_pattern, count_zeros, save
 from elsa.errors import UserError
-from elsa.model.prunable import prunable_weights
+from elsa.model.weights import prunable_weights
 from elsa.sparsity.pattern import Pattern
 from tests.conftest import random_model
 

@@ -1,8 +1,9 @@
 import pytest
 
+from elsa.config.build import build
 from elsa.config.compose import compose
+from elsa.config.prune import PruneConfig
 from elsa.config.run_id import run_name
-from elsa.config.schema import PruneConfig, build
 
 
 def name(*overrides):
@@ -31,7 +32,7 @@ def test_whatever_cannot_does_not(change):
     assert name(change) == name()
 
 
-@pytest.mark.parametrize("key", ["training.distillation", "method.retention", "method.init.damping"])
+@pytest.mark.parametrize("key", ["training.distillation", "method.retention", "method.start.damping"])
 def test_a_number_is_the_same_however_it_is_written(key):
     plus = ("method=elsa_plus", "method.hard=false")
     assert name(*plus, f"{key}=1") == name(*plus, f"{key}=1.0")

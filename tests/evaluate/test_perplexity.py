@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 from elsa.data.sources import Tokens
 from elsa.data.windows import WindowReader
 from elsa.errors import UserError
-from elsa.evaluate import Subject
+from elsa.evaluate.evaluation import Subject
 from elsa.evaluate.perplexity import Perplexity, mean_loss
 
 

@@ -7,7 +7,7 @@ import torch
 
 from elsa.data.windows import WindowReader
 from elsa.errors import UserError
-from elsa.evaluate import Subject, paired, summary_of
+from elsa.evaluate.evaluation import Subject, paired, summary_of
 from elsa.evaluate.zero_shot import ZeroShot, weights_hash
 from tests.conftest import random_model
 

@@ -1,7 +1,5 @@
 """Every method with settings for models of a few thousand weights."""
 
-from elsa.admm.precision import Precision
-from elsa.admm.training import Training
 from elsa.method.alps import Alps
 from elsa.method.dense import Dense
 from elsa.method.elsa import Elsa
@@ -13,16 +11,11 @@ from elsa.method.safe import Safe
 from elsa.method.sparsegpt import SparseGPT
 from elsa.method.sparsellm import SparseLLM
 from elsa.method.wanda import Wanda
+from elsa.train.budget import Training
+from elsa.train.precision import Precision
 
-TRAINING = Training(
-    steps=6, batch_size=4, accumulation=1, optimizer="adam", learning_rate=1e-3, warmup_steps=0, decay_fraction=1.0,
-    beta1=0.9, beta2=0.95, gradient_clip=1.0, autocast="bfloat16", distillation=0.0, distinct_windows=None,
-)  # fmt: skip
-
-PRECISION = Precision(
-    weights="float32", moments="float32", state="float32", dual=None, gradient_release=False,
-    activation_checkpointing=False, loss_chunk=None,
-)  # fmt: skip
+TRAINING = Training(steps=6, batch_size=4, learning_rate=1e-3)
+PRECISION = Precision(loss_chunk=None)
 
 METHODS = {
     "dense": Dense(),
@@ -55,8 +48,8 @@ METHODS = {
     "elsa_plus": ElsaPlus(
         interval=1,
         projection="objective_aware",
-        init=Wanda(calibration_windows=8),
-        init_weights=False,
+        start=Wanda(calibration_windows=8),
+        start_weights=False,
         retention=0.5,
         dual_step=0.9,
         dual_from=0.2,

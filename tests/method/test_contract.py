@@ -8,8 +8,8 @@ import torch
 from elsa.admm.penalty import Constant
 from elsa.errors import UserError
 from elsa.evaluate.perplexity import mean_loss
-from elsa.method import Task
-from elsa.model.prunable import prunable_weights
+from elsa.method.base import Task
+from elsa.model.weights import prunable_weights
 from elsa.sparsity.pattern import Pattern
 from tests.conftest import random_model
 from tests.method.methods import METHODS, PRECISION, TRAINING

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from elsa.admm.engine import Admm
-from elsa.admm.gradual import GradualPruning
 from elsa.errors import UserError
 from elsa.method.elsa_plus import ElsaPlus
 from elsa.method.magnitude import Magnitude
 from elsa.method.wanda import Wanda
-from elsa.model.prunable import prunable_weights
+from elsa.model.weights import prunable_weights
 from elsa.sparsity.pattern import Pattern
+from elsa.train.gradual import GradualPruning
 from tests.conftest import random_model
 from tests.method.methods import METHODS, TRAINING
 from tests.method.test_contract import task
@@ -22,8 +22,8 @@ PATTERN = Pattern(pattern="unstructured", ratio=0.7)
 NEUTRAL = ElsaPlus(
     interval=2,
     projection="objective_aware",
-    init=None,
-    init_weights=False,
+    start=None,
+    start_weights=False,
     retention=1.0,
     dual_step=1.0,
     dual_from=0.0,
@@ -55,15 +55,16 @@ def test_the_first_support_is_that_of_init_and_the_weights_stay_dense_unless_ask
     class SpyError(Exception):
         pass
 
-    def spy(weights, stepper, *arguments, supports, **options):
-        seen.update(supports=supports, weights={name: weight.value_OI.clone() for name, weight in weights.items()})
+    def spy(projection, penalty, precision, phases, training, supports, probe_every):
+        values = {name: weight.value_OI.clone() for name, weight in projection.weights.items()}
+        seen.update(supports=supports, weights=values)
         raise SpyError
 
     monkeypatch.setattr("elsa.method.elsa.Admm", spy)
     start = random_model("llama")
     Wanda(calibration_windows=8).apply(start, task(windows, PATTERN)[0])
     for keeps_weights in (False, True):
-        method = dataclasses.replace(NEUTRAL, init=Wanda(calibration_windows=8), init_weights=keeps_weights)
+        method = dataclasses.replace(NEUTRAL, start=Wanda(calibration_windows=8), start_weights=keeps_weights)
         with pytest.raises(SpyError):
             pruned(method, windows)
         for name, weight in prunable_weights(start).items():
@@ -169,7 +170,12 @@ def test_a_ramp_can_start_half_way_from_another_methods_solution(windows, monkey
 
     monkeypatch.setattr("elsa.method.elsa.Admm.after_step", spy)
     half_way = dataclasses.replace(
-        NEUTRAL, interval=1, init=Magnitude(match_reference=False), init_weights=True, ramp_fraction=0.5, ramp_from=0.5
+        NEUTRAL,
+        interval=1,
+        start=Magnitude(match_reference=False),
+        start_weights=True,
+        ramp_fraction=0.5,
+        ramp_from=0.5,
     )
     model, _, _ = pruned(half_way, windows)
     left = (1 - 0.5 / 0.7) ** (1 / 3)

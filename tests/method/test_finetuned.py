@@ -5,7 +5,7 @@ from elsa.method.dense import Dense
 from elsa.method.finetuned import FineTuned, FixedSupport
 from elsa.method.magnitude import Magnitude
 from elsa.method.wanda import Wanda
-from elsa.model.prunable import prunable_weights
+from elsa.model.weights import prunable_weights
 from elsa.sparsity.pattern import Pattern
 from tests.conftest import random_model
 from tests.method.test_contract import task
@@ -28,7 +28,7 @@ def test_a_weight_that_leaves_the_support_is_caught(llama):
     weights = prunable_weights(llama)
     Magnitude(match_reference=False).apply(llama, task(None, PATTERN)[0])
     support = FixedSupport(weights)
-    support.check()
+    support.finish()
     next(iter(weights.values())).value_OI[:] = 1.0
     support.after_step(31)
     with pytest.raises(AssertionError, match=r"q_proj\.weight has left the support"):

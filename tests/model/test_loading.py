@@ -6,7 +6,7 @@ import torch
 from elsa.errors import UserError
 from elsa.evaluate.perplexity import mean_loss
 from elsa.model.loading import Embedded, PackagedGguf, Pretrained
-from elsa.model.prunable import coverage
+from elsa.model.weights import coverage
 
 COMMON = {"name": "m", "dtype": "float32", "begin_with_bos": False}
 

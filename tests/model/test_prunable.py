@@ -4,7 +4,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, MixtralConfig
 
 from elsa.errors import UserError
-from elsa.model.prunable import coverage, decoder_blocks, prunable_weights
+from elsa.model.weights import coverage, decoder_blocks, prunable_weights
 from tests.conftest import random_model
 
 LINEARS = {"llama": 7, "opt": 6, "gemma2": 7, "qwen3": 7, "gemma3": 7, "mistral": 7, "gpt_neox": 4, "gpt2": 4}

@@ -5,41 +5,37 @@ import dataclasses
 import pytest
 import torch
 
-from elsa.admm.engine import Admm
-from elsa.admm.optimizer import Stepper
-from elsa.admm.penalty import Constant
+from elsa.config.build import build
 from elsa.config.compose import compose
-from elsa.config.schema import PruneConfig, build
-from elsa.method import trainable
-from elsa.model.prunable import prunable_weights
-from elsa.plan.memory import admm_bytes, advice, measure, need
+from elsa.config.prune import PruneConfig
+from elsa.model.weights import prunable_weights
+from elsa.plan.memory import advice, measure, need
 from elsa.sparsity.pattern import Pattern
 from tests.conftest import CONFIGS, random_model
-from tests.method.methods import PRECISION, TRAINING
+from tests.method.methods import METHODS, PRECISION, TRAINING
+from tests.train.building import admm_on, optimizer_of
 
 NINETY = Pattern(pattern="unstructured", ratio=0.9)
 
 
 def predicted(family, precision=PRECISION, **options):
     shape = measure(CONFIGS[family], TRAINING, precision.weights, 16)
-    return shape, need(shape, TRAINING, precision, 16, **{"state": admm_bytes(precision), "devices": 1} | options)
+    given = {"state": METHODS["elsa"].state_bytes(precision), "devices": 1} | options
+    return shape, need(shape, TRAINING, precision, 16, **given)
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2", "opt"])
 def test_weights_moments_and_admm_are_those_of_the_real_run(family, windows):
     model = random_model(family)
-    stepper = Stepper(trainable(model), TRAINING, PRECISION)
+    optimizer = optimizer_of(model)
     model(input_ids=windows[:1].long(), labels=windows[:1].long()).loss.backward()
-    stepper.step()
-    admm = Admm(
-        prunable_weights(model), stepper, NINETY, Constant(value=1.0), PRECISION, steps=4, interval=2,
-        objective_aware=True,
-    )  # fmt: skip
+    optimizer.step()
+    admm = admm_on(model, optimizer, NINETY)
     shape, found = predicted(family)
     assert found.weights == sum(parameter.nbytes for parameter in model.parameters())
-    assert found.moments == stepper.nbytes
+    assert found.moments == optimizer.nbytes
     assert found.state == pytest.approx(admm.nbytes, rel=1e-3)
-    assert shape.prunable == sum(weight.parameter.numel() for weight in prunable_weights(model).values())
+    assert shape.prunable == sum(weight.numel for weight in prunable_weights(model).values())
 
 
 def test_activations_are_what_autograd_really_keeps(llama, windows):

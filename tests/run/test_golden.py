@@ -19,7 +19,7 @@ GOLDEN = Path(__file__).with_name("golden.json")
 SHORT = ["training.steps=8", "training.batch_size=4", "training.learning_rate=2e-3", "precision.loss_chunk=null"]
 CALIBRATED = ["method.calibration_windows=8"]
 ADMM = [*SHORT, "method.interval=2", "sparsity.ratio=0.7"]
-PLUS = ["method=elsa_plus", "method.init.calibration_windows=8", "training.distillation=0.5", *ADMM]
+PLUS = ["method=elsa_plus", "method.start.calibration_windows=8", "training.distillation=0.5", *ADMM]
 TWICE = "(twice)"  # interrupted at a step, then called again
 
 RUNS = {

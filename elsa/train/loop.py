@@ -7,151 +7,55 @@ Shapes: N windows of L tokens (`windows_NL`).
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Protocol
+from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
 
-from elsa.admm.loss import next_token_loss, prove_chunks
-from elsa.admm.optimizer import Stepper
-from elsa.admm.precision import Precision
-from elsa.admm.probe import due, loss_on
-from elsa.admm.training import Training
 from elsa.errors import UserError
 from elsa.track.progress import progress
+from elsa.train.constraint import Constraint
+from elsa.train.loss import next_token_loss, prove_chunks
+from elsa.train.optimizer import Optimizer
+from elsa.train.probe import due, loss_on
+from elsa.train.task import Checkpoints, TrainingTask
 
 _HOPELESS = 20.0  # nats a token; a uniform guess over 256,000 words has 12.5
 _REPORT_EVERY = 32  # steps between two lines of metrics where the constraint has no interval of its own
 
 
-class Constraint(Protocol):
-    """What a method adds to plain training."""
-
-    interval: int | None
-
-    def add_gradient(self, parameter: nn.Parameter) -> None:
-        """Called for every parameter between clipping and the optimiser's step."""
-
-    def after_step(self, step: int) -> dict:
-        """Called after the optimiser's step number `step` (from 1). Returns metrics when it has any."""
-
-    def sparse(self) -> AbstractContextManager | None:
-        """Inside, the model computes with the sparse copy of its weights. None if there is none but the weights."""
-
-    def state(self) -> dict:
-        """For a checkpoint."""
-
-    def restore(self, state: dict) -> None:
-        """Take over what `state` gave."""
-
-
-class NoConstraint:
-    """Plain fine-tuning."""
-
-    interval = None
-
-    def add_gradient(self, parameter: nn.Parameter) -> None:
-        pass
-
-    def after_step(self, step: int) -> dict:
-        return {}
-
-    def sparse(self) -> None:
-        return None
-
-    def check(self) -> None:
-        """Nothing is promised, so nothing is checked."""
-
-    def state(self) -> dict:
-        return {}
-
-    def restore(self, state: dict) -> None:
-        pass
-
-
-class Checkpoints(Protocol):
-    """Where a run's state goes from time to time."""
-
-    def listening(self) -> AbstractContextManager:
-        """Inside, signals to stop are heeded at the next `due` and `save`."""
-
-    def exist(self) -> bool:
-        """Whether there is a state to go on from."""
-
-    def latest(self) -> dict | None:
-        """The state to go on from, None at the start of a run."""
-
-    def due(self) -> bool:
-        """Whether it is time to save."""
-
-    def save(self, step: int, state: dict) -> None:
-        """Keep the state after step number `step`."""
-
-    def kept(self) -> str:
-        """Where the last state lies, in words."""
-
-
-class NoCheckpoints:
-    """Nothing is kept: an interrupted run starts again."""
-
-    def listening(self) -> AbstractContextManager:
-        return nullcontext()
-
-    def exist(self) -> bool:
-        return False
-
-    def latest(self) -> None:
-        return None
-
-    def due(self) -> bool:
-        return False
-
-    def save(self, step: int, state: dict) -> None:
-        pass
-
-    def kept(self) -> str:
-        return "no state was saved"
-
-
 class Loop:
     """One training run. `facts`: whatever else the run must not lose; a resumed run has those of its first part. The
-    loop adds the metrics of the last step to them, as `last`.
-
-    `teacher`: the dense model, needed for distillation. `probe_every`: steps between two looks at the loss of the
-    weights and of their sparse copy on the last step's batch, unseen until then if no windows repeat (0: none).
+    loop adds the metrics of the last step to them, as `last`. `teacher`: the dense model, needed for distillation.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        stepper: Stepper,
-        training: Training,
-        precision: Precision,
+        optimizer: Optimizer,
         constraint: Constraint,
-        facts: dict | None = None,
+        task: TrainingTask,
         teacher: nn.Module | None = None,
-        probe_every: int = 0,
+        facts: dict[str, Any] | None = None,
     ):
-        self._model, self._stepper, self._constraint = model, stepper, constraint
-        self._training, self._precision = training, precision
-        self._device = stepper.parameters[0].device
+        self._model, self._optimizer, self._constraint, self._task = model, optimizer, constraint, task
+        self._training, self._precision, self._teacher = task.training, task.precision, teacher
+        self._device = optimizer.device
         self._losses: list[torch.Tensor] = []
         self._squares: list[torch.Tensor] = []  # of released gradients
         self._clip: torch.Tensor | None = None  # what released gradients are multiplied with
-        self._teacher, self._probe_every = teacher, probe_every
         self._first_loss: torch.Tensor | None = None
         self.facts = facts or {}
 
-    def run(
-        self, windows_NL: torch.Tensor, log: Callable[[int, dict], None], checkpoints: Checkpoints | None = None
-    ) -> None:
-        """Train on steps · batch_size windows, taken in order. `log(step, metrics)` at every interval.
+    def run(self, windows_NL: torch.Tensor) -> None:
+        """Train on steps · batch_size windows, taken in order; log at every interval of the constraint.
 
         Raises `UserError` when the loss diverges or stops being a number; no such state is saved.
         """
-        training, checkpoints = self._training, checkpoints or NoCheckpoints()
+        training, checkpoints, probe_every = self._training, self._task.checkpoints, self._task.probe_every
         saved = checkpoints.latest()
         done = 0 if saved is None else self._restore(saved)
         del saved
@@ -162,19 +66,19 @@ class Loop:
         with self._releasing(), checkpoints.listening():
             for step in progress(range(done + 1, training.steps + 1), "train", unit="step"):
                 batch = windows_NL[(step - 1) * training.batch_size : step * training.batch_size]
-                self._stepper.set_rate(training.learning_rate_at(step - 1))
+                self._optimizer.set_rate(training.learning_rate_at(step - 1))
                 self._losses.append(self._step(batch))
                 self._first_loss = self._losses[0] if self._first_loss is None else self._first_loss
                 reported = step % every == 0 or step == training.steps
                 metrics = self._report(step, checkpoints) if reported else {}
                 metrics |= self._constraint.after_step(step)
                 if reported:
-                    if due(step, self._probe_every, every) or (self._probe_every and step == training.steps):
+                    if due(step, probe_every, every) or (probe_every and step == training.steps):
                         metrics |= self._probe(probe_NL)
                     if step == training.steps:
                         self.facts["last"] = metrics
                     speed = (step - done) * batch.numel() / (time.perf_counter() - since)
-                    log(step, metrics | {"tokens_per_second": speed})
+                    self._task.log(step, metrics | {"tokens_per_second": speed})
                     done, since = step, time.perf_counter()
                 if checkpoints.due():
                     self._refuse_divergence(step, checkpoints)
@@ -184,10 +88,10 @@ class Loop:
         if self._precision.gradient_release:
             return self._step_releasing(batch_NL)
         loss = self._backward(batch_NL)
-        nn.utils.clip_grad_norm_(self._stepper.parameters, self._training.gradient_clip)
-        for parameter in self._stepper.parameters:
-            self._constraint.add_gradient(parameter)
-        self._stepper.step()
+        nn.utils.clip_grad_norm_(self._optimizer.parameters.values(), self._training.gradient_clip)
+        for name in self._optimizer.parameters:
+            self._constraint.on_gradient(name)
+        self._optimizer.step()
         return loss
 
     def _step_releasing(self, batch_NL: torch.Tensor) -> torch.Tensor:
@@ -201,16 +105,17 @@ class Loop:
 
     @contextmanager
     def _releasing(self) -> Iterator[None]:
-        def release(parameter: nn.Parameter) -> None:
+        def release(name: str, parameter: torch.Tensor) -> None:
+            assert parameter.grad is not None
             self._squares.append(parameter.grad.float().square().sum())
             if self._clip is not None:
                 parameter.grad.mul_(self._clip)
-                self._constraint.add_gradient(parameter)
-                self._stepper.step(parameter)
+                self._constraint.on_gradient(name)
+                self._optimizer.step(name)
             parameter.grad = None
 
-        wanted = self._stepper.parameters if self._precision.gradient_release else []
-        hooks = [parameter.register_post_accumulate_grad_hook(release) for parameter in wanted]
+        wanted = self._optimizer.parameters if self._precision.gradient_release else {}
+        hooks = [p.register_post_accumulate_grad_hook(partial(release, name)) for name, p in wanted.items()]
         try:
             yield
         finally:
@@ -255,7 +160,7 @@ class Loop:
     def _refuse_divergence(self, step: int, checkpoints: Checkpoints, loss: float = 0.0, **others: float) -> None:
         """Raise `UserError` on broken weights, or a loss that has left all that a model can mean by it."""
         limit = max(2 * float(self._first_loss), _HOPELESS)
-        finite = torch.stack([parameter.isfinite().all() for parameter in self._stepper.parameters])
+        finite = torch.stack([parameter.isfinite().all() for parameter in self._optimizer.parameters.values()])
         if loss <= limit and bool(finite.all()):
             return
         numbers = "".join(f", {key} {value:.4g}" for key, value in others.items())
@@ -268,7 +173,7 @@ class Loop:
         """All that decides the rest of the run."""
         cuda = torch.cuda.get_rng_state(self._device) if self._device.type == "cuda" else None
         return {
-            "step": step, "model": self._model.state_dict(), "optimizer": self._stepper.state(),
+            "step": step, "model": self._model.state_dict(), "optimizer": self._optimizer.state(),
             "constraint": self._constraint.state(), "clip": self._clip, "losses": self._losses, "facts": self.facts,
             "first_loss": self._first_loss,
             "random": {"cpu": torch.get_rng_state(), "cuda": cuda},
@@ -276,7 +181,7 @@ class Loop:
 
     def _restore(self, saved: dict) -> int:
         self._model.load_state_dict(saved["model"])
-        self._stepper.restore(saved["optimizer"])
+        self._optimizer.restore(saved["optimizer"])
         self._constraint.restore(saved["constraint"])
         self._clip, self._losses, self.facts = saved["clip"], saved["losses"], saved["facts"]
         self._first_loss = saved["first_loss"]

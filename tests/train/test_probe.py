@@ -8,22 +8,18 @@ import pytest
 import torch
 from torch import nn
 
-from elsa.admm.engine import Admm
-from elsa.admm.loss import next_token_loss
-from elsa.admm.optimizer import Stepper
 from elsa.admm.penalty import Auto, Constant
-from elsa.admm.probe import due, loss_on
 from elsa.checkpoint.resume import RunCheckpoints
 from elsa.errors import UserError
-from elsa.model.prunable import PrunableWeight, prunable_weights
-from elsa.sparsity.pattern import Pattern
+from elsa.model.weights import prunable_weights
+from elsa.train.loss import next_token_loss
+from elsa.train.probe import due, loss_on
 from tests import conftest
 from tests.admm.test_faults import one_layer, set_second_moment
 from tests.conftest import random_model
 from tests.method.methods import METHODS, PRECISION, TRAINING
 from tests.method.test_contract import PATTERNS, task
-
-HALF = Pattern(pattern="unstructured", ratio=0.5)
+from tests.train.building import admm_on, optimizer_of
 
 
 def test_a_probe_is_due_at_the_first_report_at_or_after_each_multiple():
@@ -64,15 +60,14 @@ def test_masked_fine_tuning_has_no_other_copy_to_measure(windows):
 def test_inside_the_model_computes_with_the_sparse_copy_and_then_with_its_own_weights_again(windows, family):
     model = random_model(family)
     weights = prunable_weights(model)
-    stepper = Stepper(model.parameters(), TRAINING, PRECISION)
-    admm = Admm(weights, stepper, HALF, Constant(value=1.0), PRECISION, steps=8, interval=2, objective_aware=False)
+    admm = admm_on(model, optimizer_of(model))
     before = {name: weight.value_OI.clone() for name, weight in weights.items()}
     dense = loss_on(model, windows[:4], 2, nullcontext())
     with admm.sparse():
         sparse = loss_on(model, windows[:4], 2, nullcontext())
     assert all(torch.equal(weight.value_OI, before[name]) for name, weight in weights.items())
     assert loss_on(model, windows[:4], 2, nullcontext()) == dense
-    admm.project_weights()
+    admm.finish()
     with torch.no_grad():
         assert sparse == pytest.approx(float(next_token_loss(model, windows[:4].long())))
     assert sparse != pytest.approx(dense)
@@ -80,12 +75,8 @@ def test_inside_the_model_computes_with_the_sparse_copy_and_then_with_its_own_we
 
 def test_a_layer_that_fails_has_its_own_weight_back():
     layer = nn.Linear(4, 1, bias=False)
-    stepper = Stepper(layer.parameters(), TRAINING, PRECISION)
     before = layer.weight.detach().clone()
-    admm = Admm(
-        {"layer": PrunableWeight(layer, False)}, stepper, HALF, Constant(value=0.1), PRECISION,
-        steps=8, interval=2, objective_aware=False,
-    )  # fmt: skip
+    admm = admm_on(layer, optimizer_of(layer))
     with admm.sparse(), pytest.raises(RuntimeError):
         layer(torch.ones(3))
     assert torch.equal(layer.weight, before)
@@ -94,13 +85,9 @@ def test_a_layer_that_fails_has_its_own_weight_back():
 def test_residuals_by_hand():
     layer = nn.Linear(4, 1, bias=False)
     layer.weight.data = torch.tensor([[1.0, 2.0, 3.0, 4.0]])
-    stepper = Stepper(layer.parameters(), TRAINING, PRECISION)
-    admm = Admm(
-        {"layer": PrunableWeight(layer, False)}, stepper, HALF, Constant(value=0.5), PRECISION,
-        steps=8, interval=1, objective_aware=False, probe_every=1,
-    )  # fmt: skip
+    admm = admm_on(layer, optimizer_of(layer), penalty=Constant(value=0.5), interval=1, probe_every=1)
     layer.weight.grad = torch.tensor([[-2.0, 0.0, 0.0, 1.0]])  # x − ∇f/λ = 5, 2, 3, 2, whose projection is 5, 0, 3, 0
-    admm.add_gradient(layer.weight)
+    admm.on_gradient("weight")
     layer.weight.data = torch.tensor([[5.0, 2.0, 3.0, 4.0]])  # z goes from 0, 0, 3, 4 to 5, 0, 0, 4
     metrics = admm.after_step(1)
     assert metrics["stationarity"] == pytest.approx(math.sqrt((16 + 4 + 0 + 16) / (25 + 4 + 9 + 16)))
@@ -108,14 +95,14 @@ def test_residuals_by_hand():
 
 
 def test_beside_adam_stationarity_is_measured_in_adams_norm():
-    layer, stepper, admm = one_layer(
+    layer, optimizer, admm = one_layer(
         torch.tensor([[1.0, 2.0, 3.0, 4.0]]), interval=1, probe_every=1, penalty=Auto(contraction=3.0)
     )
     scale = torch.tensor([[4.0, 1.0, 1.0, 1.0]])
-    set_second_moment(layer, stepper, scale.square())
+    set_second_moment(optimizer, scale.square())
     layer.weight.grad = admm.penalty * scale * torch.tensor([[-1.0, 0.0, 0.0, -1.0]])
     # x − D⁻¹∇f/λ = 2, 2, 3, 5; to zero them costs 16, 4, 9, 25, so that the projection is 2, 0, 0, 5
-    admm.add_gradient(layer.weight)
+    admm.on_gradient("weight")
     metrics = admm.after_step(1)
     assert metrics["stationarity"] * float(layer.weight.data.norm()) == pytest.approx(math.sqrt(1 + 4 + 9 + 1))
 

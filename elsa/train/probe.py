@@ -5,15 +5,12 @@ Shapes: N windows of L tokens (`batch_NL`).
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from elsa.admm.loss import next_token_loss
-
-if TYPE_CHECKING:
-    from elsa.model.prunable import PrunableWeight
+from elsa.model.weights import PrunableWeight
+from elsa.train.loss import next_token_loss
 
 
 def due(step: int, every: int, interval: int) -> bool:
@@ -33,7 +30,7 @@ def loss_on(model: nn.Module, batch_NL: torch.Tensor, parts: int, autocast: Abst
 
 
 @contextmanager
-def holding(weight: "PrunableWeight", read_OI: Callable[[], torch.Tensor]) -> Iterator[None]:
+def holding(weight: PrunableWeight, read_OI: Callable[[], torch.Tensor]) -> Iterator[None]:
     """Inside, the layer computes with `read_OI()` in place of its weight, made when it is called and dropped after."""
     own: list[torch.Tensor] = []
 

@@ -5,18 +5,19 @@ import dataclasses
 import pytest
 import torch
 
-from elsa.admm.loop import Loop, NoConstraint
-from elsa.admm.loss import next_token_loss, prove_chunks
-from elsa.admm.optimizer import Stepper
-from elsa.admm.state import MergedState, SeparateState
-from elsa.admm.storage import Stored, rounded
+from elsa.admm.state import MergedState, SeparateState, start_state
+from elsa.admm.storage import Stored
+from elsa.config.build import build
 from elsa.config.compose import compose
-from elsa.config.schema import PruneConfig, build
+from elsa.config.prune import PruneConfig
 from elsa.errors import UserError
-from elsa.method import state_bytes, trainable
 from elsa.sparsity.pattern import Pattern
+from elsa.train.loss import next_token_loss, prove_chunks
+from elsa.train.rounding import rounded
+from elsa.train.train import state_bytes
 from tests.conftest import random_model
 from tests.method.methods import PRECISION, TRAINING
+from tests.train.building import optimizer_of, run_loop
 
 NINETY = Pattern(pattern="unstructured", ratio=0.9)
 PRECISIONS = {n: build(PruneConfig, compose(f"precision={n}")).precision for n in ("elsa", "elsa_l", "elsa_l_paper")}
@@ -42,11 +43,11 @@ def test_the_papers_layout_holds_three():
 def test_weights_moments_and_admm_together(name, most):
     precision, model = PRECISIONS[name], torch.nn.Linear(512, 512, bias=False)
     with precision.applied(model) if not precision.activation_checkpointing else _unwrapped(model, precision):
-        stepper = Stepper(trainable(model), TRAINING, precision)
+        optimizer = optimizer_of(model, precision=precision)
         model(torch.ones(1, 512, dtype=model.weight.dtype)).sum().backward()
-        stepper.step(model.weight)
-    found = state_bytes(model, stepper)
-    admm = precision.start_state(model.weight.detach(), NINETY).nbytes / model.weight.numel()
+        optimizer.step("weight")
+    found = state_bytes(model, optimizer)
+    admm = start_state(model.weight.detach(), NINETY, precision).nbytes / model.weight.numel()
     assert found["weights_per_parameter"] + found["moments_per_parameter"] + admm <= most
 
 
@@ -113,12 +114,10 @@ def test_a_model_with_logits_of_its_own_is_refused_for_chunks(llama, windows):
 def trained(windows, clip=1e9, **changes):
     torch.manual_seed(0)
     precision, training = dataclasses.replace(PRECISION, **changes), dataclasses.replace(TRAINING, gradient_clip=clip)
-    model, losses = random_model("llama"), []
+    model = random_model("llama")
     with precision.applied(model):
-        stepper = Stepper(trainable(model), training, precision)
-        loop = Loop(model, stepper, training, precision, NoConstraint())
-        loop.run(windows, lambda step, metrics: losses.append(metrics["loss"]))
-    return model.state_dict(), losses
+        logged = run_loop(model, windows, training=training, precision=precision)
+    return model.state_dict(), [metrics["loss"] for _, metrics in logged]
 
 
 @pytest.mark.parametrize("change", [{"gradient_release": True}, {"activation_checkpointing": True}])
@@ -143,8 +142,7 @@ def test_gradients_are_gone_after_a_released_step(windows):
     model = random_model("llama")
     precision = dataclasses.replace(PRECISION, gradient_release=True)
     with precision.applied(model):
-        stepper = Stepper(trainable(model), TRAINING, precision)
-        Loop(model, stepper, TRAINING, precision, NoConstraint()).run(windows, lambda step, metrics: None)
+        run_loop(model, windows, precision=precision)
     assert all(parameter.grad is None for parameter in model.parameters())
     assert not any(p._post_accumulate_grad_hooks for p in model.parameters())
 

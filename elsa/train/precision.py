@@ -1,4 +1,4 @@
-"""Where the bytes of a training run go: dtypes of weights, moments and ADMM state, and what trades time for memory."""
+"""Where the bytes of a training run go: dtypes of weights, moments and state, and what trades time for memory."""
 
 import importlib.util
 from collections.abc import Callable, Iterator
@@ -8,36 +8,35 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from elsa.admm.state import MergedState, SeparateState, State
-from elsa.admm.storage import PRECISIONS
 from elsa.errors import UserError, require
-from elsa.sparsity.pattern import Pattern
+
+FORMATS = ("float32", "bfloat16", "float8")  # in which a constraint can keep its state
 
 
 @dataclass(frozen=True, kw_only=True)
 class Precision:
     """`weights`: float32 or bfloat16 (with stochastic rounding). `moments`: Adam's, float32 or 8bit (torchao's).
 
-    `state`: z − u as one tensor in float32, bfloat16 or float8, and a mask bit. `dual`: null, or the dtype of u if z
-    and u are to be two tensors as in the paper (Elsa-L: float8 and bfloat16). `gradient_release`: each parameter is
-    updated inside the backward pass and its gradient freed; the clipping factor is then that of the step before.
-    `activation_checkpointing`: blocks are computed again in the backward pass. `loss_chunk`: tokens whose logits exist
-    at once; null for all.
+    `state`: of the constraint, z − u as one tensor in float32, bfloat16 or float8, and a mask bit. `dual`: null, or
+    the dtype of u if z and u are to be two tensors as in the paper (Elsa-L: float8 and bfloat16). `gradient_release`:
+    each parameter is updated inside the backward pass and its gradient freed; the clipping factor is then that of the
+    step before. `activation_checkpointing`: blocks are computed again in the backward pass. `loss_chunk`: tokens whose
+    logits exist at once; null for all.
     """
 
-    weights: str
-    moments: str
-    state: str
-    dual: str | None
-    gradient_release: bool
-    activation_checkpointing: bool
-    loss_chunk: int | None
+    weights: str = "float32"
+    moments: str = "float32"
+    state: str = "float32"
+    dual: str | None = None
+    gradient_release: bool = False
+    activation_checkpointing: bool = False
+    loss_chunk: int | None = 2048
 
     def __post_init__(self):
         _one_of("weights", self.weights, ("float32", "bfloat16"))
         _one_of("moments", self.moments, ("float32", "8bit"))
-        _one_of("state", self.state, PRECISIONS)
-        _one_of("dual", self.dual, (None, *PRECISIONS))
+        _one_of("state", self.state, FORMATS)
+        _one_of("dual", self.dual, (None, *FORMATS))
         rounded = self.weights == "float32" or self.moments == "8bit"
         require(
             rounded, "weights", self.weights, "stochastic rounding comes with 8-bit Adam; set precision.moments=8bit"
@@ -52,12 +51,6 @@ class Precision:
                 raise UserError("moments=8bit: torchao is not installed; run: pip install elsa[lowbit]")
         whole = accumulation == 1 or not self.gradient_release
         require(whole, "gradient_release", True, f"needs training.accumulation=1, not {accumulation}")
-
-    def start_state(self, weight_OI: torch.Tensor, pattern: Pattern, kept: torch.Tensor | None = None) -> State:
-        """ADMM's state of one weight at the start of a run. `kept`: the first support, None for magnitude's."""
-        if self.dual is None:
-            return MergedState(weight_OI, pattern, self.state, kept)
-        return SeparateState(weight_OI, pattern, self.state, self.dual, kept)
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:

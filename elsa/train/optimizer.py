@@ -1,33 +1,37 @@
 """The optimiser of a run: one for all parameters, or one for each where gradients are released during backward."""
 
+import logging
 import shutil
 import warnings
-from collections.abc import Iterable
+from collections.abc import Mapping
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import nn
 
-from elsa.admm.precision import Precision
-from elsa.admm.training import Training
+from elsa.train.budget import Training
+from elsa.train.precision import Precision
 
 _EPSILON = 1e-8  # what Adam adds to √v, PyTorch's default
+_log = logging.getLogger(__name__)
 
 
-class Stepper:
-    """Steps all parameters or a single one, at one learning rate, without weight decay."""
+class Optimizer:
+    """Steps all parameters or a single one, at one learning rate, without weight decay. Parameters go by their name."""
 
-    def __init__(self, parameters: Iterable[nn.Parameter], training: Training, precision: Precision):
-        self.parameters = list(parameters)
-        each = precision.gradient_release
-        groups = [[parameter] for parameter in self.parameters] if each else [self.parameters]
-        self._optimizers = [_make(group, training, precision) for group in groups]
-        self._of = {p: o for group, o in zip(groups, self._optimizers, strict=True) for p in group}
-        self._stance = _stance(precision, self.parameters[0].device)
+    def __init__(self, parameters: Mapping[str, nn.Parameter], training: Training, precision: Precision):
+        self.parameters = dict(parameters)
+        groups = [[name] for name in parameters] if precision.gradient_release else [list(parameters)]
+        self._optimizers = [_make([parameters[name] for name in group], training, precision) for group in groups]
+        self._of = {name: its for group, its in zip(groups, self._optimizers, strict=True) for name in group}
+        self._stance = _stance(precision, self.device)
         if precision.moments == "8bit" and self._stance == "default":
-            print(
-                "8-bit Adam compiles its update in the first step: some seconds for every shape of weight", flush=True
-            )
+            _log.info("8-bit Adam compiles its update in the first step: some seconds for every shape of weight")
+
+    @property
+    def device(self) -> torch.device:
+        return next(iter(self.parameters.values())).device
 
     def set_rate(self, rate: float) -> None:
         for optimizer in self._optimizers:
@@ -37,23 +41,26 @@ class Stepper:
                 else:
                     group["lr"] = rate
 
-    def step(self, parameter: nn.Parameter | None = None) -> None:
+    def step(self, name: str | None = None) -> None:
         """Update all parameters, or the given one, and free the gradients."""
-        for optimizer in self._optimizers if parameter is None else [self._of[parameter]]:
+        for optimizer in self._optimizers if name is None else [self._of[name]]:
             with nullcontext() if self._stance == "default" else torch.compiler.set_stance(self._stance):
                 optimizer.step()
             optimizer.zero_grad()
 
-    def second_moment(self, parameter: nn.Parameter) -> torch.Tensor:
+    def second_moment(self, name: str) -> torch.Tensor:
         """Adam's running mean of squared gradients, fp32 (or the kept tensor itself if that is fp32)."""
-        moment = self._of[parameter].state[parameter]["exp_avg_sq"]
+        moment = self._moments(name)["exp_avg_sq"]
         return (moment.dequantize() if _is_8bit(moment) else moment).float()
 
-    def preconditioner(self, parameter: nn.Parameter) -> torch.Tensor | None:
+    def preconditioner(self, name: str) -> torch.Tensor | None:
         """√v, by which Adam divides its steps, fp32; None for an optimiser that does not, and before the first step."""
-        if "exp_avg_sq" not in self._of[parameter].state[parameter]:
+        if "exp_avg_sq" not in self._moments(name):
             return None
-        return self.second_moment(parameter).sqrt().clamp_min(_EPSILON)
+        return self.second_moment(name).sqrt().clamp_min(_EPSILON)
+
+    def _moments(self, name: str) -> dict[str, Any]:
+        return self._of[name].state[self.parameters[name]]
 
     @property
     def nbytes(self) -> int:
@@ -94,7 +101,7 @@ def _is_8bit(tensor: torch.Tensor) -> bool:
     return hasattr(tensor, "codes")
 
 
-def _nbytes(tensor: torch.Tensor) -> int:
+def _nbytes(tensor: Any) -> int:
     if _is_8bit(tensor):
         return tensor.codes.nbytes + tensor.scale.nbytes + tensor.qmap.nbytes
     return tensor.nbytes

@@ -3,7 +3,7 @@
 Shapes: N windows of L tokens (`ids_NL`), T scored tokens, V words.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import nn
@@ -87,11 +87,15 @@ def prove_chunks(model: nn.Module, ids_NL: torch.Tensor) -> None:
 
 
 @torch.enable_grad()
-def squared_gradients(model: nn.Module, parameters: list[nn.Parameter], windows_NL: torch.Tensor) -> list[torch.Tensor]:
-    """Mean over windows of (∂ cross-entropy / ∂ parameter)², fp32, in the parameters' shapes."""
-    sums, device = [torch.zeros_like(parameter, dtype=torch.float32) for parameter in parameters], parameters[0].device
+def squared_gradients(
+    model: nn.Module, parameters: Mapping[str, nn.Parameter], windows_NL: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """Mean over windows of (∂ cross-entropy / ∂ parameter)² by name, fp32, in the parameters' shapes."""
+    sums = {name: torch.zeros_like(parameter, dtype=torch.float32) for name, parameter in parameters.items()}
+    device = next(iter(parameters.values())).device
     for window in windows_NL.split(1):
         loss = next_token_loss(model, window.to(device, torch.long))
-        for total, gradient in zip(sums, torch.autograd.grad(loss, parameters), strict=True):
-            total.add_(gradient.float().square(), alpha=1 / len(windows_NL))
+        gradients = torch.autograd.grad(loss, list(parameters.values()))
+        for name, gradient in zip(parameters, gradients, strict=True):
+            sums[name].add_(gradient.float().square(), alpha=1 / len(windows_NL))
     return sums

@@ -22,19 +22,19 @@ class Training:
     Shapes: N windows of L tokens.
     """
 
-    steps: int
-    batch_size: int
-    accumulation: int
-    optimizer: str
-    learning_rate: float
-    warmup_steps: int
-    decay_fraction: float
-    beta1: float
-    beta2: float
-    gradient_clip: float
-    autocast: str
-    distillation: float
-    distinct_windows: int | None
+    steps: int = 4096
+    batch_size: int = 8
+    accumulation: int = 1
+    optimizer: str = "adam"
+    learning_rate: float = 2e-4
+    warmup_steps: int = 0
+    decay_fraction: float = 1.0
+    beta1: float = 0.9
+    beta2: float = 0.95
+    gradient_clip: float = 1.0
+    autocast: str = "bfloat16"
+    distillation: float = 0.0
+    distinct_windows: int | None = None
 
     def __post_init__(self):
         require(self.steps >= 1, "steps", self.steps, "at least 1")

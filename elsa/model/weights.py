@@ -18,14 +18,28 @@ MINIMUM_COVERAGE = 0.95
 
 @dataclass(frozen=True)
 class PrunableWeight:
-    """The weight of one linear layer, seen as [outputs, inputs] however the layer stores it."""
+    """A weight matrix that is pruned as a whole, seen as [outputs, inputs] however its layer stores it.
 
+    `name`: of the weight in `model.state_dict()`, by which everything outside this room knows it. The parameter is
+    looked up anew at every use, since sharding and changes of dtype may replace it.
+    """
+
+    name: str
     module: nn.Module
     transposed: bool
 
     @property
+    def parameter_name(self) -> str:
+        """The name of the parameter that holds the weight; several weights may share one."""
+        return self.name
+
+    @property
     def parameter(self) -> nn.Parameter:
         return self.module.weight
+
+    @property
+    def numel(self) -> int:
+        return self.value_OI.numel()
 
     @property
     def value_OI(self) -> torch.Tensor:
@@ -34,7 +48,13 @@ class PrunableWeight:
 
     @property
     def gradient_OI(self) -> torch.Tensor:
+        """A view of the gradient: writing to it writes the gradient. There must be one."""
+        assert self.parameter.grad is not None, f"{self.name} has no gradient"
         return self.as_OI(self.parameter.grad)
+
+    def write(self, values_OI: torch.Tensor) -> None:
+        """Put values of any dtype into the weight."""
+        self.value_OI.copy_(values_OI)
 
     def as_OI(self, tensor: torch.Tensor) -> torch.Tensor:
         """View a tensor of the parameter's shape as [outputs, inputs]."""
@@ -49,23 +69,22 @@ def decoder_blocks(model: nn.Module) -> nn.ModuleList:
     return max(outermost, key=lambda blocks: sum(p.numel() for p in blocks.parameters()))
 
 
-def linear_weights(block: nn.Module, prefix: str = "") -> dict[str, PrunableWeight]:
-    """The prunable weights of one block by full parameter name."""
-    return {
-        f"{prefix}{name}.weight": PrunableWeight(module, isinstance(module, Conv1D))
-        for name, module in block.named_modules()
-        if isinstance(module, (nn.Linear, Conv1D))
-    }
+def weights_by_block(model: nn.Module) -> list[dict[str, PrunableWeight]]:
+    """The prunable weights of every decoder block, keyed by their name in `model.state_dict()`."""
+    blocks = decoder_blocks(model)
+    path = next(name for name, module in model.named_modules() if module is blocks)
+    return [_linear_weights(block, f"{path}.{index}.") for index, block in enumerate(blocks)]
 
 
 def prunable_weights(model: nn.Module) -> dict[str, PrunableWeight]:
     """All prunable weights in order of the blocks, keyed by their name in `model.state_dict()`."""
-    blocks = decoder_blocks(model)
-    path = next(name for name, module in model.named_modules() if module is blocks)
-    found = {}
-    for index, block in enumerate(blocks):
-        found |= linear_weights(block, f"{path}.{index}.")
-    return found
+    return {name: weight for block in weights_by_block(model) for name, weight in block.items()}
+
+
+def _linear_weights(block: nn.Module, prefix: str) -> dict[str, PrunableWeight]:
+    linear = ((n, m) for n, m in block.named_modules() if isinstance(m, (nn.Linear, Conv1D)))
+    found = (PrunableWeight(f"{prefix}{name}.weight", module, isinstance(module, Conv1D)) for name, module in linear)
+    return {weight.name: weight for weight in found}
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,14 @@
 import math
 
-from elsa.admm.diagnosis import Diagnosis, Distances
+from elsa.admm.monitor import Monitor
+from elsa.train.sparse import Distances
 
 FIRST = Distances(residual=1.0, energy=0.5, rms=0.12)
 
 
 def followed(rate, constant=True, points=20):
     """What is said about a run whose energy falls as exp(−rate · travel), by progress."""
-    diagnosis, said = Diagnosis(FIRST, None, constant), {}
+    diagnosis, said = Monitor(FIRST, None, constant), {}
     for i in range(1, points + 1):
         progress = i / points
         energy = 0.5 * math.exp(-rate * (progress - progress**2 / 2))
@@ -28,7 +29,7 @@ def test_a_ramp_is_given_half_the_run():
 
 
 def test_a_planned_penalty_is_judged_at_the_end_alone():
-    diagnosis = Diagnosis(FIRST, None, constant=False, planned=True)
+    diagnosis = Monitor(FIRST, None, constant=False, planned=True)
     assert diagnosis.add(0.5, FIRST, None) is None
     assert diagnosis.at_the_end(0.38) == (
         "λ too small: the last projection removes 38% of the weights' energy. Try a larger penalty.contraction, or "
@@ -47,7 +48,7 @@ def test_a_run_that_fits_is_left_alone():
 
 
 def test_the_end_says_what_the_projection_removes():
-    diagnosis = Diagnosis(FIRST, 0.2, True)
+    diagnosis = Monitor(FIRST, 0.2, True)
     assert diagnosis.at_the_end(0.0004).startswith("the weights have reached their support")
     assert diagnosis.at_the_end(0.004).startswith("the weights have nearly reached their support: 0.4%")
     assert diagnosis.at_the_end(0.38) == (
@@ -57,17 +58,17 @@ def test_the_end_says_what_the_projection_removes():
 
 
 def test_weights_that_the_optimiser_cannot_move_to_the_support_are_named_at_once():
-    text = Diagnosis(FIRST, 0.03, constant=False).add(0.05, FIRST._replace(energy=0.49), 0.03)
+    text = Monitor(FIRST, 0.03, constant=False).add(0.05, FIRST._replace(energy=0.49), 0.03)
     assert text == (
         "learning rate or steps too small: they move a weight by at most 0.03, and the weights off the support are at "
         "0.12 (root mean square); 49% of the energy is there, and no penalty but auto brings it back"
     )
-    assert Diagnosis(FIRST, 0.3, constant=False).add(0.05, FIRST, 0.3) is None
+    assert Monitor(FIRST, 0.3, constant=False).add(0.05, FIRST, 0.3) is None
     harmless = Distances(residual=0.1, energy=0.005, rms=0.01)
-    assert Diagnosis(FIRST, 0.3, constant=False).add(0.9, harmless, 0.001) is None
+    assert Monitor(FIRST, 0.3, constant=False).add(0.9, harmless, 0.001) is None
 
 
 def test_the_end_does_not_blame_the_penalty_for_a_distance_that_was_out_of_reach():
-    text = Diagnosis(FIRST, 0.03, constant=True).at_the_end(0.49)
+    text = Monitor(FIRST, 0.03, constant=True).at_the_end(0.49)
     assert text.startswith("learning rate or steps too small: they move a weight by at most 0.03")
     assert text.endswith("the last projection removes 49% of the weights' energy, and would with any penalty but auto")

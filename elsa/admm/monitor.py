@@ -5,37 +5,16 @@ projection removes. Too small a λ leaves it there; too large a one removes it b
 """
 
 import math
-from typing import NamedTuple
 
-import torch
+from elsa.train.sparse import Distances
 
 _HARMLESS = 1e-3  # share of the energy that a projection may remove
 _EARLY = 0.25  # share of the steps before which a support should not be final
 _FIRST_LOOK = 0.1
 
 
-class Distances(NamedTuple):
-    """Of all weights from their sparse copies."""
-
-    residual: float  # ‖x − z‖ / ‖z‖
-    energy: float  # share of the weights' energy that lies off the support
-    rms: float  # root mean square of the weights there
-
-    @classmethod
-    def of(cls, sums: torch.Tensor) -> "Distances":
-        """From ‖x − z‖², ‖z‖², the energy of x off the support and in all, and how many entries are off it."""
-        residual, sparse, off, total, pruned = sums
-        return cls(*torch.stack([(residual / sparse).sqrt(), off / total, (off / pruned.clamp_min(1)).sqrt()]).tolist())
-
-    def metrics(self) -> dict[str, float]:
-        """As they are logged and recorded."""
-        return {
-            "relative_residual": self.residual, "off_support_energy": self.energy, "off_support_rms": self.rms,
-        }  # fmt: skip
-
-
-class Diagnosis:
-    """Says at most one thing about the energy off the support early in a run, and one at its end."""
+class Monitor:
+    """Finds at most one thing to say about the energy off the support early in a run, and one at its end."""
 
     def __init__(self, first: Distances, travel: float | None, constant: bool, planned: bool = False):
         """`first`: at the start. `travel`: how far the run can move a weight at most (None: no such bound).

@@ -1,0 +1,49 @@
+"""What the commands beside `prune` are given. Light: none of it needs torch."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from elsa.errors import require
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paths:
+    """`outputs`: run folders, sweeps and reports. `cache`: token windows, converted models and scores of all runs.
+
+    `mirror`: a folder with local copies of what the hub has; null for none.
+    """
+
+    outputs: str
+    cache: str
+    mirror: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """Tables of finished runs. `records`: folders that are searched for `result.json`, or files of `elsa report`."""
+
+    records: list[str]
+    paths: Paths
+
+    def check(self) -> None:
+        for folder in self.records:
+            there = Path(folder).is_dir() or (Path(folder).is_file() and Path(folder).suffix == ".jsonl")
+            require(there, "records", folder, "no such folder of finished runs or records.jsonl")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatusConfig:
+    """The runs of a sweep. `sweep`: the beginning of its folder's name, null for the last one."""
+
+    sweep: str | None
+    paths: Paths
+
+
+@dataclass(frozen=True, kw_only=True)
+class DashboardConfig:
+    """The dashboard of a wandb project. `save`: create it online, not only its JSON `file`."""
+
+    entity: str
+    project: str
+    file: str
+    save: bool

@@ -1,0 +1,95 @@
+"""What a pruning run and an evaluation are given."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from elsa.admm.penalty import Penalty
+from elsa.config.commands import Paths
+from elsa.data.sources import Source
+from elsa.errors import require
+from elsa.evaluate.evaluation import Evaluation
+from elsa.method.base import Method
+from elsa.model.loading import ModelSource
+from elsa.sparsity.pattern import Pattern
+from elsa.track import TrackerSource
+from elsa.train.budget import Training
+from elsa.train.precision import Precision
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpointing:
+    """Every how many minutes a training run keeps its state, and how many of the last states stay on disk."""
+
+    every_minutes: float = 15.0
+    keep: int = 2
+
+    def __post_init__(self):
+        require(self.every_minutes >= 0, "every_minutes", self.every_minutes, "0 for every step, or a positive number")
+        require(self.keep >= 1, "keep", self.keep, "at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planning:
+    """What `elsa plan` plans for. `device_memory_gib`: null for that of this machine. `dry_run_steps`: 0 for none."""
+
+    devices: int = 1
+    device_memory_gib: float | None = None
+    dry_run_steps: int = 0
+
+    def __post_init__(self):
+        require(self.devices >= 1, "devices", self.devices, "at least 1")
+        known = self.device_memory_gib is None or self.device_memory_gib > 0
+        require(known, "device_memory_gib", self.device_memory_gib, "positive, for example 80, or null")
+        require(self.dry_run_steps >= 0, "dry_run_steps", self.dry_run_steps, "0 for none, or at least 2")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruneConfig:
+    """One pruning run."""
+
+    model: ModelSource
+    data: Source
+    sparsity: Pattern
+    method: Method
+    training: Training
+    penalty: Penalty
+    precision: Precision
+    eval: Evaluation
+    tracker: TrackerSource
+    paths: Paths
+    seed: int
+    device: str
+    activations: str
+    checkpoint: Checkpointing
+    probe_every: int
+    plan: Planning
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """Scoring one saved model."""
+
+    checkpoint: str
+    data: Source
+    eval: Evaluation
+    paths: Paths
+    device: str
+    dtype: str
+    begin_with_bos: bool
+
+    @property
+    def model_folder(self) -> Path:
+        """The folder with the weights: that of a run holds them in `model`."""
+        folder = Path(self.checkpoint)
+        return folder / "model" if (folder / "model").is_dir() else folder
+
+
+def resolved_device(device: str) -> str:
+    """Where "auto" is cuda if there is one, else cpu. Raises `UserError` for a device that is not there."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    known = ["auto", "cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    require(device in known, "device", device, f"known here: {', '.join(known)}")
+    return device

@@ -1,0 +1,69 @@
+"""What an evaluation is, and what becomes of its scores."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedTokenizerFast
+
+from elsa.data.windows import WindowReader
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What is scored. `cache`: where scores that depend on content alone are kept."""
+
+    model: nn.Module
+    tokenizer: PreTrainedTokenizerFast
+    cache: Path
+
+
+class Evaluation(ABC):
+    """Scores of one or more kinds. What is missing is found before the work starts."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """Raise `UserError` if something can be seen to be missing."""
+
+    @abstractmethod
+    def fetch(self, mirror: Path) -> None:
+        """Copy from the hub what the scoring needs; into `mirror`, if it is not kept in the hub's own way."""
+
+    @abstractmethod
+    def prepare(self, reader: WindowReader) -> Any:
+        """Read what the scoring needs, before the model is pruned."""
+
+    @abstractmethod
+    def evaluate(self, subject: Subject, prepared: Any) -> dict[str, dict]:
+        """Scores by kind ("perplexity", "zero_shot"), with their protocol, as JSON."""
+
+
+def summary_of(scores: dict[str, dict]) -> dict[str, float]:
+    """The numbers that a tracker keeps of a run: "perplexity/<set>" and "zero_shot/<task>"."""
+    summary = {f"perplexity/{name}": score["perplexity"] for name, score in scores.get("perplexity", {}).items()}
+    if zero_shot := scores.get("zero_shot"):
+        summary |= {f"zero_shot/{name}": score["acc"] for name, score in zero_shot["tasks"].items()}
+        summary["zero_shot/average"] = zero_shot["average_acc"]
+    return summary
+
+
+def paired(dense: dict, pruned: dict) -> dict:
+    """Pruned against dense on the same items, by task: difference of accuracy, its 95 % interval, flipped answers.
+
+    Takes two "zero_shot" results. Tasks whose documents differ are left out.
+    """
+    result = {}
+    for name, scores in pruned["tasks"].items():
+        same = name in dense["tasks"] and dense["tasks"][name]["data_sha256"] == scores["data_sha256"]
+        if not same:
+            continue
+        changes = [after - before for before, after in zip(dense["items"][name], pruned["items"][name], strict=True)]
+        count, mean = len(changes), sum(changes) / len(changes)
+        error = (sum((change - mean) ** 2 for change in changes) / max(1, count - 1) / count) ** 0.5
+        result[name] = {
+            "difference": mean, "low": mean - 1.96 * error, "high": mean + 1.96 * error,
+            "lost": changes.count(-1), "gained": changes.count(1), "n": count,
+        }  # fmt: skip
+    return result

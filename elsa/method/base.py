@@ -1,0 +1,74 @@
+"""What a method is, and what a run hands to it."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from elsa.admm.penalty import Auto, Penalty
+from elsa.method.registry import registered_name
+from elsa.sparsity.pattern import Pattern
+from elsa.train.budget import Training
+from elsa.train.precision import Precision
+from elsa.train.task import TrainingTask
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task(TrainingTask):
+    """What a run hands to its method, beside what training needs.
+
+    `activations`: where block-wise methods keep a block's inputs (`elsa.layerwise.activations`).
+    """
+
+    pattern: Pattern
+    penalty: Penalty = field(default_factory=Auto)
+    activations: str = "auto"
+
+
+class Method(ABC):
+    """A way to make a model sparse. It says what it is, so that nobody asks for its class."""
+
+    @property
+    def prunes(self) -> bool:
+        """Whether it makes zeros."""
+        return True
+
+    @property
+    def trains(self) -> bool:
+        """Whether it trains the whole model on its own loss."""
+        return False
+
+    @property
+    def uses_data(self) -> bool:
+        """Whether it looks at text, in an order that the seed draws."""
+        return True
+
+    @property
+    def uses_penalty(self) -> bool:
+        """Whether a penalty draws the weights to their support."""
+        return False
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """The config groups, besides model and method, that change its result: part of what names its run."""
+        groups = {"sparsity"} if self.prunes else set()
+        groups |= {"data", "seed"} if self.uses_data else set()
+        groups |= {"training", "precision"} if self.trains else set()
+        return frozenset(groups | ({"penalty"} if self.uses_penalty else set()))
+
+    @property
+    def label(self) -> str:
+        """Its name in tables: that of its YAML."""
+        return registered_name(type(self))
+
+    def state_bytes(self, precision: Precision) -> float:
+        """Bytes a prunable weight that a training method keeps beside weights, moments and gradients."""
+        return 1.0 if self.prunes else 0.0  # the mask
+
+    def check(self, training: Training) -> None:  # noqa: B027 (most methods have nothing to check)
+        """Raise `UserError` if the method cannot run with this training."""
+
+    @abstractmethod
+    def apply(self, model: nn.Module, task: Task) -> dict[str, Any]:
+        """Change `model` in place; return facts for the record."""

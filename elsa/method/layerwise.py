@@ -1,0 +1,72 @@
+"""Methods that go block by block or layer by layer through the shared driver."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from elsa.errors import require
+from elsa.layerwise.driver import BlockPruner, LayerPruner, prune_blocks
+from elsa.layerwise.statistics import add_to_gram, empty_gram
+from elsa.method.base import Method, Task
+from elsa.model.weights import weights_by_block
+from elsa.sparsity.allocation import patterns_of
+from elsa.sparsity.pattern import Pattern
+from elsa.sparsity.projection import saliency
+from elsa.train.loss import squared_gradients
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockwiseMethod(BlockPruner, Method):
+    """A pruner run by the shared driver on `calibration_windows` windows of the train split."""
+
+    calibration_windows: int = 128
+
+    def __post_init__(self):
+        require(self.calibration_windows >= 1, "calibration_windows", self.calibration_windows, "at least 1")
+
+    def apply(self, model: nn.Module, task: Task) -> dict[str, Any]:
+        windows = task.windows(self.calibration_windows)
+        prune_model(model, self, task.pattern, windows, task.activations)
+        return {"calibration_tokens": windows.numel()}
+
+
+class LayerwiseMethod(LayerPruner, BlockwiseMethod):
+    """A block-wise method that goes layer by layer."""
+
+
+class GramMethod(LayerwiseMethod):
+    """A layer-wise method whose statistic is the Gram matrix of the inputs."""
+
+    def init_statistics(self, weight_OI: torch.Tensor) -> torch.Tensor:
+        return empty_gram(weight_OI)
+
+    def update_statistics(self, statistics: torch.Tensor, inputs_TI: torch.Tensor) -> None:
+        add_to_gram(statistics, inputs_TI)
+
+
+def prune_model(
+    model: nn.Module, pruner: BlockPruner, pattern: Pattern, windows_NL: torch.Tensor | None, place: str = "auto"
+) -> None:
+    """Run the shared driver over all blocks of `model`.
+
+    A global budget is placed by what zeroing an entry would cost the model's own loss: w² times the mean squared
+    gradient of the dense model's cross-entropy over the windows (the diagonal of its empirical Fisher information),
+    which takes the memory of a backward pass; or w² alone for a method without data.
+    """
+    model.eval()
+    blocks = weights_by_block(model)
+    weights = {name: weight for block in blocks for name, weight in block.items()}
+    importance: dict[str, torch.Tensor] = {}
+    if pattern.allocation == "global" and windows_NL is not None:
+        parameters = {weight.parameter_name: weight.parameter for weight in weights.values()}
+        importance = squared_gradients(model, parameters, windows_NL)
+
+    def cost(name: str) -> torch.Tensor:
+        weight = weights[name]
+        squares = importance.get(weight.parameter_name)
+        return saliency(weight.value_OI.float(), None if squares is None else weight.as_OI(squares))
+
+    patterns = patterns_of(pattern, {name: weight.numel for name, weight in weights.items()}, cost)
+    prune_blocks(model, blocks, pruner, patterns, windows_NL, place)

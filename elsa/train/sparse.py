@@ -1,0 +1,140 @@
+"""What all constraints that make weights sparse share: where the zeros go, and how far the weights are from that."""
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, reduce
+from typing import Any, NamedTuple
+
+import torch
+
+from elsa.model.weights import PrunableWeight
+from elsa.sparsity.allocation import patterns_of
+from elsa.sparsity.pattern import Pattern, Rise
+from elsa.sparsity.projection import saliency
+from elsa.train.constraint import by_parameter
+from elsa.train.optimizer import Optimizer
+
+_log = logging.getLogger(__name__)
+
+
+class Distances(NamedTuple):
+    """Of all weights from their sparse copies."""
+
+    residual: float  # ‖x − z‖ / ‖z‖
+    energy: float  # share of the weights' energy that lies off the support
+    rms: float  # root mean square of the weights there
+
+    @classmethod
+    def of(cls, sums: Iterable[torch.Tensor]) -> "Distances":
+        """From ‖x − z‖², ‖z‖², the energy of x off the support and in all, and how many entries are off it, of each."""
+        residual, sparse, off, total, pruned = reduce(torch.add, sums)
+        return cls(*torch.stack([(residual / sparse).sqrt(), off / total, (off / pruned.clamp_min(1)).sqrt()]).tolist())
+
+    def metrics(self) -> dict[str, float]:
+        """As they are logged and recorded."""
+        return {
+            "relative_residual": self.residual, "off_support_energy": self.energy, "off_support_rms": self.rms,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Projection:
+    """Where the zeros of all prunable weights go: to the entries whose loss costs least, as many as `pattern` says.
+
+    `objective_aware`: entries are weighed by Adam's second moment (arXiv:2510.01650, Eq. 10 and 11). `rise`: how the
+    sparsity gets to the pattern's.
+    """
+
+    weights: Mapping[str, PrunableWeight]
+    optimizer: Optimizer
+    pattern: Pattern
+    objective_aware: bool
+    rise: Rise = field(default_factory=Rise)
+
+    @cached_property
+    def sizes(self) -> dict[str, int]:
+        """Entries of each weight."""
+        return {name: weight.numel for name, weight in self.weights.items()}
+
+    @cached_property
+    def held(self) -> dict[str, list[PrunableWeight]]:
+        """The weights by the name of their parameter."""
+        return by_parameter(self.weights)
+
+    def at(self, step: int) -> Pattern:
+        """The pattern of all weights together after `step`."""
+        return self.rise.at(step, self.pattern)
+
+    def importance(self, name: str) -> torch.Tensor | None:
+        """What the squares of a weight's entries are weighed by, [O, I]; None for nothing."""
+        if not self.objective_aware:
+            return None
+        weight = self.weights[name]
+        return weight.as_OI(self.optimizer.second_moment(weight.parameter_name))
+
+    def saliency(self, name: str) -> torch.Tensor:
+        """What zeroing each entry of a weight costs, fp32 [O, I]."""
+        return saliency(self.weights[name].value_OI.float(), self.importance(name))
+
+    def patterns(
+        self, pattern: Pattern, its_saliency: Callable[[str], torch.Tensor] | None = None
+    ) -> dict[str, Pattern]:
+        """The pattern of each weight by name. `its_saliency`: of something else than the weights themselves."""
+        return patterns_of(pattern, self.sizes, its_saliency or self.saliency)
+
+
+class SparseConstraint(ABC):
+    """The bookkeeping of a constraint that makes weights sparse.
+
+    `mask_changes`: by step and weight, the share of entries that changed. `before_projection`: how far the weights were
+    from their supports at the last update so far, at the end before the last projection.
+    """
+
+    before_projection: Distances
+
+    def __init__(self, projection: Projection, interval: int):
+        self._projection, self._weights = projection, projection.weights
+        self.interval: int | None = interval
+        self.mask_changes: dict[int, dict[str, float]] = {}
+
+    def _note_flips(self, step: int, flips: Mapping[str, int]) -> dict[str, float]:
+        """Keep how many mask entries of each weight changed; the metric of all together."""
+        sizes = self._projection.sizes
+        self.mask_changes[step] = {name: count / sizes[name] for name, count in flips.items()}
+        return {"mask_change": sum(flips.values()) / sum(sizes.values())}
+
+    @torch.no_grad()
+    def finish(self) -> dict[str, Any]:
+        """Project the weights onto the pattern, and say what that removed."""
+        self._project_weights()
+        _log.info(self.verdict())
+        return {
+            "before_projection": self.before_projection.metrics(), "verdict": self.verdict(),
+            "mask_changes": self.mask_changes,
+            "bytes": {"state_per_prunable_weight": self.nbytes / sum(self._projection.sizes.values())},
+        }  # fmt: skip
+
+    @abstractmethod
+    def _project_weights(self) -> None:
+        """x ← projection of x onto the pattern; `before_projection` then holds the distances that x had."""
+
+    @abstractmethod
+    def verdict(self) -> str:
+        """What the last projection did to the weights, in words."""
+
+    @property
+    @abstractmethod
+    def nbytes(self) -> int:
+        """Bytes of the state that are really held."""
+
+    def state(self) -> dict[str, Any]:
+        return {"mask_changes": self.mask_changes, "before_projection": tuple(self.before_projection)}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.mask_changes, self.before_projection = state["mask_changes"], Distances(*state["before_projection"])
+
+    def _on_device(self, masks: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Masks of a checkpoint, each where its weight is."""
+        return {name: mask.to(self._weights[name].value_OI.device) for name, mask in masks.items()}

@@ -1,0 +1,71 @@
+"""What a training run is given: budget, precision, text, and where its metrics and its state go."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+
+from elsa.train.budget import Training
+from elsa.train.precision import Precision
+
+
+class Checkpoints(Protocol):
+    """Where a run's state goes from time to time."""
+
+    def listening(self) -> AbstractContextManager:
+        """Inside, signals to stop are heeded at the next `due` and `save`."""
+
+    def exist(self) -> bool:
+        """Whether there is a state to go on from."""
+
+    def latest(self) -> dict | None:
+        """The state to go on from, None at the start of a run."""
+
+    def due(self) -> bool:
+        """Whether it is time to save."""
+
+    def save(self, step: int, state: dict) -> None:
+        """Keep the state after step number `step`."""
+
+    def kept(self) -> str:
+        """Where the last state lies, in words."""
+
+
+class NoCheckpoints:
+    """Nothing is kept: an interrupted run starts again."""
+
+    def listening(self) -> AbstractContextManager:
+        return nullcontext()
+
+    def exist(self) -> bool:
+        return False
+
+    def latest(self) -> None:
+        return None
+
+    def due(self) -> bool:
+        return False
+
+    def save(self, step: int, state: dict) -> None:
+        pass
+
+    def kept(self) -> str:
+        return "no state was saved"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingTask:
+    """`windows(count)`: int32 token windows [count, L] of the train split. `log(step, metrics)`: takes every report.
+
+    `probe_every`: steps between two looks at the loss of the weights and of their sparse copy on the last step's batch,
+    unseen until then if no windows repeat (0: none). `checkpoints`: where training keeps its state.
+    """
+
+    windows: Callable[[int], torch.Tensor]
+    training: Training = field(default_factory=Training)
+    precision: Precision = field(default_factory=Precision)
+    log: Callable[[int, dict[str, float]], None] = lambda step, metrics: None
+    probe_every: int = 0
+    checkpoints: Checkpoints = field(default_factory=NoCheckpoints)
