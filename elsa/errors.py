@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 
+_MOST = 40  # words in a list
 OUT_OF_MEMORY = 3  # exit code of a process that ran out of memory; 2 is that of a user's mistake
 
 
@@ -35,7 +36,8 @@ def under(key: str) -> Iterator[None]:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Name the closest of the `known` words, or all of them when none is close."""
+    """Name the closest of the `known` words, or as many as can be read when none is close."""
     known = sorted(known)
     close = get_close_matches(word, known, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+    rest = f", and {len(known) - _MOST} more" if len(known) > _MOST else ""
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known[:_MOST])}{rest}"

@@ -8,6 +8,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+_LARGE = 1 << 24  # bytes, hashed in a hundredth of a second
+
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Call `write(temporary)` beside `path`, flush it to disk and rename: readers see the old file or the new one."""
@@ -72,3 +74,18 @@ def file_hash(path: Path) -> str:
     """SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def known_hash(path: Path, cache: Path) -> str:
+    """`file_hash`, remembered in `cache` for large files while their size, inode and times stay as they are."""
+    found = path.stat()
+    if found.st_size < _LARGE:
+        return file_hash(path)
+    # the change time cannot be set by hand: a file that was written to and dated back is read again
+    stamp = [str(path.resolve()), found.st_size, found.st_ino, found.st_mtime_ns, found.st_ctime_ns]
+    kept = cache / "hashes" / f"{content_hash(stamp, 24)}.json"
+    known = read_json(kept)
+    if known is None:
+        known = {"stamp": stamp, "sha256": file_hash(path)}
+        write_json(kept, known)
+    return known["sha256"]

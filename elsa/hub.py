@@ -1,12 +1,13 @@
 """The model hub: whether it can be reached, asked once and quickly, and where its files are kept."""
 
 import os
+import re
 import socket
 from functools import cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from huggingface_hub import constants
+from huggingface_hub import HfApi, constants, try_to_load_from_cache
 
 _mirror: Path | None = None
 
@@ -21,6 +22,22 @@ def place() -> dict[str, object]:
     """Arguments that tell the hub's functions where to look, and not to ask the hub where it can't be reached."""
     where = {"local_files_only": not reachable()}
     return where if _mirror is None else where | {"cache_dir": str(_mirror / "hub")}
+
+
+def commit(repository: str, revision: str | None, file: str, kind: str = "model") -> str | None:
+    """The commit that a branch means: what the hub says, or else the one that is cached; None if neither is known.
+
+    `file`: one that the repository has.
+    """
+    if revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision):
+        return revision
+    if reachable():
+        return HfApi().repo_info(repository, revision=revision, repo_type=kind).sha
+    found = try_to_load_from_cache(
+        repository, file, cache_dir=None if _mirror is None else _mirror / "hub", revision=revision, repo_type=kind
+    )
+    parts = Path(found).parts if isinstance(found, str) else ()
+    return parts[parts.index("snapshots") + 1] if "snapshots" in parts else revision
 
 
 @cache

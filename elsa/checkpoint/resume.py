@@ -3,8 +3,8 @@
 Files are `step-<step>.pt` in one folder. SIGTERM and Ctrl-C save and stop, SIGUSR1 saves and goes on.
 """
 
+import logging
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +16,7 @@ import torch
 from elsa.errors import Stopped, UserError
 from elsa.files import remove_leftovers, write_atomically
 
+_log = logging.getLogger(__name__)
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -72,7 +73,7 @@ class RunCheckpoints:
             shown = "; ".join(f"{key} was {saved['fingerprint'][key]} and is {now[key]}" for key in differing[:5])
             raise UserError(f"{path}: saved by another run ({shown}); delete {self._folder} to start again")
         self.seconds_before = saved["seconds"]
-        print(f"{path}: going on after step {saved['step']}", flush=True)
+        _log.info("%s: going on after step %d", path, saved["step"])
         return saved
 
     def due(self) -> bool:
@@ -89,7 +90,7 @@ class RunCheckpoints:
             for old in self._files()[: -self._keep]:
                 old.unlink()
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-            print(f"elsa: {path} could not be saved: {' '.join(str(error).split())[:200]}", file=sys.stderr, flush=True)
+            _log.error("%s could not be saved: %s", path, " ".join(str(error).split())[:200])
         self._saved_at = time.monotonic()
         received, self._received = self._received, None
         if received in _STOPPING:

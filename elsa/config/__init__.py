@@ -1,1 +1,1 @@
-"""From a composed config to checked objects (`schema`), and to the name of its run folder (`run_id`)."""
+"""From a composed config to checked objects (`build`, `checks`), and to the keys that name a run (`identity`)."""

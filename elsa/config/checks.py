@@ -63,6 +63,7 @@ def check_evaluate(run: EvaluateConfig) -> None:
 
 def _settings(run: PruneConfig) -> str:
     require(run.probe_every >= 0, "probe_every", run.probe_every, "a number of steps, or 0 for never")
+    require(run.reuse in ("same_code", "any_code"), "reuse", run.reuse, "known: same_code, any_code")
     require(run.activations in PLACES, "activations", run.activations, f"known: {', '.join(PLACES)}")
     return "in range"
 

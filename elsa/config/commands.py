@@ -32,6 +32,21 @@ class ReportConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReproduceConfig:
+    """A run to do again. `record`: its `result.json` or folder, or `<file>.jsonl:<line or name>`.
+
+    `threads`: null for as many as the record names. `paths.outputs`: the run goes to `reproductions` in it.
+    """
+
+    record: str
+    threads: int | None
+    paths: Paths
+
+    def __post_init__(self):
+        require(self.threads is None or self.threads >= 1, "threads", self.threads, "at least 1, or null")
+
+
+@dataclass(frozen=True, kw_only=True)
 class StatusConfig:
     """The runs of a sweep. `sweep`: the beginning of its folder's name, null for the last one."""
 

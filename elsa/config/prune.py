@@ -47,7 +47,7 @@ class Planning:
 
 @dataclass(frozen=True, kw_only=True)
 class PruneConfig:
-    """One pruning run."""
+    """One pruning run. `reuse`: results of same_code, or of any_code that was asked the same question."""
 
     model: ModelSource
     data: Source
@@ -64,20 +64,24 @@ class PruneConfig:
     activations: str
     checkpoint: Checkpointing
     probe_every: int
+    reuse: str
     plan: Planning
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """Scoring one saved model."""
+    """Scoring one saved model.
+
+    `dtype` and `begin_with_bos`: null for those of its run; float32 and false for a folder that is none.
+    """
 
     checkpoint: str
     data: Source
     eval: Evaluation
     paths: Paths
     device: str
-    dtype: str
-    begin_with_bos: bool
+    dtype: str | None = None
+    begin_with_bos: bool | None = None
 
     @property
     def model_folder(self) -> Path:

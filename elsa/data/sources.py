@@ -21,7 +21,7 @@ from safetensors import safe_open
 
 from elsa import hub
 from elsa.errors import UserError, require
-from elsa.files import file_hash
+from elsa.files import known_hash
 
 SPLITS = ("train", "validation", "test")
 _NOT_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idle_test", "encodings", "pydoc_data"}
@@ -40,8 +40,8 @@ class Source(ABC):
         """Raise `UserError` if a split is missing, before any work is done for it."""
 
     @abstractmethod
-    def identity(self, split: str) -> dict[str, Any]:
-        """What decides the content of the split, as JSON."""
+    def identity(self, split: str, cache: Path) -> dict[str, Any]:
+        """What decides the content of the split, as JSON. `cache`: where hashes of large files are remembered."""
 
     @abstractmethod
     def windows(self, cut: "Cut", split: str, count: int | None, seed: int | None) -> torch.Tensor:
@@ -101,7 +101,7 @@ class Stdlib(TextSource):
     def documents(self, split: str) -> list[str]:
         return self._modules[split]
 
-    def identity(self, split: str) -> dict[str, Any]:
+    def identity(self, split: str, cache: Path) -> dict[str, Any]:
         return {"source": "stdlib", "split": split, "sha256": text_hash(self.documents(split))}
 
 
@@ -128,8 +128,10 @@ class Text(TextSource):
         texts = [text for name in getattr(self, split) for path in _files(Path(name)) for text in _read(path)]
         return _joined(texts, self.join)
 
-    def identity(self, split: str) -> dict[str, Any]:
-        return {"source": "text", "split": split, "sha256": text_hash(self.documents(split))}
+    def identity(self, split: str, cache: Path) -> dict[str, Any]:
+        files = [path for name in getattr(self, split) for path in _files(Path(name))]
+        content = [[path.suffix, known_hash(path, cache)] for path in files]
+        return {"source": "text", "split": split, "files": content, "join": self.join}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,9 +177,11 @@ class HubText(TextSource):
                 f"network, or get that file of the data set {self.repository} and use data=text data.{split}=[<file>]"
             ) from error
 
-    def identity(self, split: str) -> dict[str, Any]:
+    def identity(self, split: str, cache: Path) -> dict[str, Any]:
+        name = getattr(self, split)
+        revision = hub.commit(self.repository, self.revision, name, "dataset")
         return {
-            "source": self.repository, "revision": self.revision, "file": getattr(self, split), "split": split,
+            "source": self.repository, "revision": revision, "file": name, "split": split,
             "documents_used": self.documents_used, "join": [self.join_train, self.join],
         }  # fmt: skip
 
@@ -204,8 +208,9 @@ class Tokens(Source):
     def check(self, split: str) -> None:
         require(Path(self.path).is_file(), "path", self.path, "no such file; a safetensors file of token ids is wanted")
 
-    def identity(self, split: str) -> dict[str, Any]:
-        return {"source": "tokens", "split": split, "key": getattr(self, split), "sha256": file_hash(Path(self.path))}
+    def identity(self, split: str, cache: Path) -> dict[str, Any]:
+        content = known_hash(Path(self.path), cache)
+        return {"source": "tokens", "split": split, "key": getattr(self, split), "sha256": content}
 
     def windows(self, cut: Cut, split: str, count: int | None, seed: int | None) -> torch.Tensor:
         key = getattr(self, split)

@@ -43,7 +43,8 @@ class WindowReader:
 
     def _cached(self, source: TextSource, split: str, count: int | None, seed: int | None) -> torch.Tensor:
         key = {
-            "source": source.identity(split), "tokenizer": self._tokenizer_hash(), "bos": self.begin_with_bos,
+            "source": source.identity(split, self.cache), "tokenizer": self._tokenizer_hash(),
+            "end": self.tokenizer.eos_token_id, "begin": self.tokenizer.bos_token_id if self.begin_with_bos else None,
             "length": source.sequence_length, "count": count, "seed": seed,
         }  # fmt: skip
         path = self.cache / "windows" / f"{content_hash(key, 24)}.npy"

@@ -28,6 +28,13 @@ class Evaluation(ABC):
         """Raise `UserError` if something can be seen to be missing."""
 
     @abstractmethod
+    def identity(self, cache: Path) -> dict[str, Any]:
+        """What decides the scores of given weights, as JSON: the protocol, and the content of every set.
+
+        `cache`: where hashes of large files are remembered.
+        """
+
+    @abstractmethod
     def fetch(self, mirror: Path) -> None:
         """Copy from the hub what the scoring needs; into `mirror`, if it is not kept in the hub's own way."""
 

@@ -7,6 +7,7 @@ import math
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -47,6 +48,11 @@ class Perplexity(Evaluation):
         for name, source in self.sets.items():
             with under(f"sets.{name}"):
                 source.check(self.split)
+
+    def identity(self, cache: Path) -> dict[str, Any]:
+        protocol = {"split": self.split, "windows": self.windows, "formula": self.formula, "autocast": self.autocast}
+        sets = {n: each.identity(self.split, cache) | {"length": each.length} for n, each in self.sets.items()}
+        return {"perplexity": protocol | {"sets": sets}}
 
     def fetch(self, mirror: Path) -> None:
         self.check()  # gets the files

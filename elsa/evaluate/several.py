@@ -20,6 +20,9 @@ class Several(Evaluation):
             with under(f"parts.{name}"):
                 part.check()
 
+    def identity(self, cache: Path) -> dict[str, Any]:
+        return {"parts": {name: part.identity(cache) for name, part in self.parts.items()}}
+
     def fetch(self, mirror: Path) -> None:
         for part in self.parts.values():
             part.fetch(mirror)

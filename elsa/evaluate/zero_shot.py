@@ -30,12 +30,13 @@ from elsa import hub
 from elsa.data.windows import WindowReader
 from elsa.errors import UserError, did_you_mean, require
 from elsa.evaluate.evaluation import Evaluation, Subject
-from elsa.files import content_hash, read_json, write_atomically, write_json
+from elsa.files import content_hash, file_hash, known_hash, read_json, write_atomically, write_json
 from elsa.track.progress import progress
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task
 
+_log = logging.getLogger(__name__)
 _SPLITS = ("train", "validation", "test")
 _METRICS = ("acc", "acc_norm")
 
@@ -72,6 +73,17 @@ class ZeroShot(Evaluation):
         if self.mirror is None:
             require(hub.reachable(), "mirror", "null", "the hub cannot be reached; give a folder of task data")
 
+    def identity(self, cache: Path) -> dict[str, Any]:
+        protocol = {"limit": self.limit, "num_fewshot": self.num_fewshot, "batch_size": self.batch_size}
+        tasks = {name: self._content(name, cache) for name in self.tasks}
+        return {"zero_shot": protocol | {"tasks": tasks, "lm_eval": version("lm_eval")}}
+
+    def _content(self, name: str, cache: Path) -> dict[str, Any]:
+        """A task's definition and the mirror's files; the hub's data go by their name alone."""
+        files = {} if self.mirror is None else mirrored(Path(self.mirror), name)
+        documents = {split: known_hash(Path(file), cache) for split, file in files.items()}
+        return {"definition": file_hash(packaged_tasks()[name]), "documents": documents}
+
     def fetch(self, mirror: Path) -> None:
         for name, task in load_tasks(self.tasks, None).items():
             for split in _SPLITS:
@@ -83,7 +95,7 @@ class ZeroShot(Evaluation):
     def prepare(self, reader: WindowReader) -> dict[str, "Task"]:
         """Load the tasks and look at their first documents."""
         if self.limit is not None:
-            print(f"zero-shot on the first {self.limit} documents of each task only: limited scores", flush=True)
+            _log.info("zero-shot on the first %d documents of each task only: limited scores", self.limit)
         return load_tasks(self.tasks, None if self.mirror is None else Path(self.mirror))
 
     def evaluate(self, subject: Subject, prepared: dict[str, "Task"]) -> dict[str, dict]:

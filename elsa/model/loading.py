@@ -5,6 +5,7 @@ A source knows three things: `identity` (what decides the weights, as JSON), `ch
 """
 
 import importlib.util
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,9 +27,10 @@ from transformers import (
 
 from elsa import hub
 from elsa.errors import UserError, did_you_mean, require
-from elsa.files import file_hash, write_folder_atomically
+from elsa.files import known_hash, write_folder_atomically
 
 _NEEDED = ["*.json", "*.safetensors", "*.model", "*.txt"]  # config, weights, tokenizer
+_log = logging.getLogger(__name__)
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -48,8 +50,11 @@ class ModelSource(ABC):
         """Raise `UserError` where the model can be seen to be missing."""
 
     @abstractmethod
-    def identity(self) -> dict:
-        """What decides the weights, as JSON: part of the run's hash."""
+    def identity(self, cache: Path) -> dict[str, Any]:
+        """What decides weights, structure and tokens, as JSON: part of the run's hash.
+
+        `cache`: where hashes of large files are remembered.
+        """
 
     @abstractmethod
     def location(self, cache: Path) -> dict[str, Any]:
@@ -107,12 +112,10 @@ class Pretrained(ModelSource):
                 raise
             return AutoConfig.for_model(**self.architecture)
 
-    def identity(self) -> dict:
-        folder = Path(self.path)
-        if not folder.is_dir():
-            return {"hub": self.path, "revision": self.revision}
-        files = {p.name: [p.stat().st_size, p.stat().st_mtime_ns] for p in sorted(folder.glob("*.safetensors"))}
-        return {"folder": str(folder.resolve()), "files": files}
+    def identity(self, cache: Path) -> dict[str, Any]:
+        if Path(self.path).is_dir():
+            return _content(Path(self.path), cache)
+        return {"hub": self.path, "revision": hub.commit(self.path, self.revision, "config.json")}
 
     def location(self, cache: Path) -> dict[str, Any]:
         where = {"pretrained_model_name_or_path": self.path}
@@ -139,8 +142,8 @@ class Embedded(ModelSource):
         known = [p.parent.name for p in Path(__file__).parent.glob("*/model.safetensors")]
         require(self.folder in known, "folder", self.folder, did_you_mean(self.folder, known))
 
-    def identity(self) -> dict:
-        return {"embedded": self.folder, "sha256": file_hash(self._path / "model.safetensors")}
+    def identity(self, cache: Path) -> dict[str, Any]:
+        return _content(self._path, cache)
 
     def location(self, cache: Path) -> dict[str, Any]:
         return {"pretrained_model_name_or_path": str(self._path)}
@@ -163,7 +166,7 @@ class PackagedGguf(ModelSource):
                 f"pip install gguf && pip install --no-deps {distribution}=={self.version}"
             )
 
-    def identity(self) -> dict:
+    def identity(self, cache: Path) -> dict[str, Any]:
         return {"package": self.package, "version": self.version, "file": self.file}
 
     def location(self, cache: Path) -> dict[str, Any]:
@@ -174,7 +177,7 @@ class PackagedGguf(ModelSource):
 
     def _convert(self, folder: Path) -> None:
         """Write fp32 safetensors; rebuilt without the quantisation mark, which forbids any change of dtype."""
-        print(f"{self.name}: converting {self.file} to safetensors, once, in about half a minute", flush=True)
+        _log.info("%s: converting %s to safetensors, once, in about half a minute", self.name, self.file)
         package = importlib.util.find_spec(self.package).submodule_search_locations[0]
         where = {"pretrained_model_name_or_path": package, "gguf_file": self.file}
         quantised = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
@@ -183,6 +186,12 @@ class PackagedGguf(ModelSource):
         model.load_state_dict(quantised.state_dict())
         tokenizer = AutoTokenizer.from_pretrained(**where)
         write_folder_atomically(folder, model.save_pretrained, tokenizer.save_pretrained)
+
+
+def _content(folder: Path, cache: Path) -> dict[str, Any]:
+    """Hashes of the weights and of all that says how they are used: config, tokenizer, index."""
+    files = sorted({path for pattern in _NEEDED for path in folder.glob(pattern)})
+    return {"files": {path.name: known_hash(path, cache) for path in files}}
 
 
 def _without_quantisation(config: dict) -> dict:

@@ -12,6 +12,7 @@ from statistics import fmean, stdev
 
 from elsa.files import flattened
 from elsa.report.published import published
+from elsa.sparsity.pattern import Pattern
 
 _PROTOCOL = ("windows", "length", "split", "formula", "autocast", "data_sha256")
 _DENSE = "dense"
@@ -105,17 +106,30 @@ def _grid(model: str, name: str, protocol: tuple, records: list[dict]) -> Grid:
         cell.runs.append(record["name"])
     theirs = published(model, name)
     for number in theirs:
-        cells[f"{number.method} (published)", number.pattern] = Cell([number.perplexity])
-    notes = [f"{n.method} at {n.pattern}, {n.perplexity:g}: the paper, by {n.provenance}" for n in theirs]
-    patterns = sorted(
-        {pattern for _, pattern in cells},
-        key=lambda p: (":" in p, "global" in p, float(p.removesuffix(" global").strip("%").replace(":", "."))),
-    )
+        cells[f"{number.method} (published)", number.sparsity.name] = Cell([number.perplexity])
+    notes = [f"{n.method} at {n.sparsity.name}, {n.perplexity:g}: the paper, by {n.provenance}" for n in theirs]
+    orders = {record["pattern"]: _order(record) for record in pruned}
+    orders |= {number.sparsity.name: _place(number.sparsity) for number in theirs}
+    patterns = sorted({pattern for _, pattern in cells}, key=orders.__getitem__)
 
     def height(row: str) -> float:
         return fmean(math.log(cell.mean) for (its_row, _), cell in cells.items() if its_row == row)
 
     return Grid(title, sorted({row for row, _ in cells}, key=height, reverse=True), patterns, cells, notes)
+
+
+def _order(record: dict) -> tuple:
+    """Where a record's pattern stands in a table: from few zeros to many, one budget after equal shares, then N:M."""
+    asked = record["config"].get("sparsity")
+    if asked is None:  # a folder that no run left
+        return (False, False, record["sparsity"]["counted"])
+    return _place(
+        Pattern(pattern=asked["pattern"], ratio=asked["ratio"], allocation=asked.get("allocation", "uniform"))
+    )
+
+
+def _place(pattern: Pattern) -> tuple:
+    return (pattern.group is not None, pattern.allocation == "global", pattern.sparsity)
 
 
 def accuracy_grids(records: list[dict]) -> list[Grid]:
@@ -176,9 +190,9 @@ def row_labels(records: list[dict]) -> dict[str, str]:
 
 def _short(key: str, value: object) -> str:
     """The last part of a key and its value; of a group the name of its choice."""
-    if not key.endswith("._target_"):
+    if not key.endswith(".type"):
         return f"{key.split('.')[-1]}={value}"
-    return f"{key.split('.')[-2]}={str(value).split('.')[-1].lower()}"
+    return f"{key.split('.')[-2]}={str(value).lower()}"
 
 
 def _key(settings: dict) -> str:

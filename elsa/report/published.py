@@ -8,21 +8,32 @@ import csv
 from dataclasses import dataclass
 from pathlib import Path
 
+from elsa.sparsity.pattern import Pattern
+
 
 @dataclass(frozen=True)
 class Published:
-    """A perplexity of the paper. `set` and `model` as in `conf/`."""
+    """A perplexity of the paper. `set`, `model`, `pattern` and `ratio` as in `conf/`."""
 
     model: str
     set: str
     pattern: str
+    ratio: float
     method: str
     perplexity: float
     provenance: str
+
+    @property
+    def sparsity(self) -> Pattern:
+        """The pattern of zeros; its name is a column's."""
+        return Pattern(pattern=self.pattern, ratio=self.ratio)
 
 
 def published(model: str, evaluation_set: str) -> list[Published]:
     """What is known of a model on a set."""
     with (Path(__file__).parent / "published.csv").open() as file:
-        rows = [Published(**row | {"perplexity": float(row["perplexity"])}) for row in csv.DictReader(file)]
+        rows = [
+            Published(**row | {"perplexity": float(row["perplexity"]), "ratio": float(row["ratio"])})
+            for row in csv.DictReader(file)
+        ]
     return [row for row in rows if (row.model, row.set) == (model, evaluation_set)]

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from elsa.errors import OUT_OF_MEMORY, Stopped, UserError, did_you_mean
+from elsa.log import show_on_console
 
 COMMANDS = {
     "prune": "prune a model, evaluate it and keep the record (the default)",
@@ -19,6 +20,7 @@ COMMANDS = {
     "doctor": "whether the same arguments to prune would find all they need here",
     "fetch": "copy what the same arguments to prune need from the hub to paths.mirror",
     "evaluate": "score a saved model",
+    "reproduce": "run a record again as it was, and say whether the bits are the same",
     "dashboard": "the Weights & Biases dashboard of a project, as code",
     "status": "the runs of the last sweep, and how far they are",
     "report": "tables, pictures and a page of finished runs or a sweep, averaged over seeds",
@@ -36,6 +38,7 @@ def main() -> None:
         _fail(f"{arguments[0]}: no such command; {did_you_mean(arguments[0], COMMANDS)}")
     for argument in arguments:
         _check_choice(argument)
+    show_on_console()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed by Hydra
     if "--cfg" in arguments or "-c" in arguments:
         arguments.append("--resolve")
@@ -77,7 +80,7 @@ def _hydra_main(command: str, stopped_by: list[Exception]) -> Callable:
     from transformers.utils import logging as transformers_logging
 
     from elsa.config.compose import CONF
-    from elsa.config.run_id import sweep_name
+    from elsa.config.identity import sweep_name
 
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()

@@ -1,44 +1,88 @@
-"""`elsa evaluate checkpoint=<folder>`: score a saved model on named held-out windows."""
+"""`elsa evaluate checkpoint=<folder>`: score a saved model, and add that to its run's record if it is that of a run."""
 
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
+from transformers import PreTrainedModel
 
 from elsa import hub
 from elsa.config.build import build
 from elsa.config.checks import check_evaluate
 from elsa.config.compose import plain
+from elsa.config.identity import evaluation_key
 from elsa.config.prune import EvaluateConfig, resolved_device
 from elsa.data.windows import WindowReader
 from elsa.evaluate.evaluation import Subject
-from elsa.files import content_hash, file_hash, write_json
+from elsa.files import content_hash, file_hash
 from elsa.model.loading import Pretrained
-from elsa.report.record import environment
+from elsa.model.weights import prunable_weights
+from elsa.record.environment import environment
+from elsa.record.record import Record, evaluation_of, read_record, scored, write_record
 from elsa.report.table import print_zero_shot
+from elsa.run.job import alone
 
 
 def evaluate(composed: DictConfig) -> None:
-    """Load, evaluate, print, and write a record beside the other outputs."""
+    """Load, evaluate, print, and add the scores to the record; scores that are there are only printed."""
     config = plain(composed)
     run = build(EvaluateConfig, config)
     hub.use_mirror(run.paths.mirror)
     check_evaluate(run)
-    source = Pretrained(
-        name=run.checkpoint, path=str(run.model_folder), revision=None, dtype=run.dtype,
-        begin_with_bos=run.begin_with_bos,
-    )  # fmt: skip
-    source.check()
+    folder = run.model_folder.parent if (run.model_folder.parent / "result.json").is_file() else None
+    if folder is None:
+        record = _score(run, config, None)
+        folder = Path(run.paths.outputs) / "evaluations" / record["name"]
+        write_record(folder, record)
+    else:
+        with alone(folder):
+            record = _score(run, config, read_record(folder))
+            write_record(folder, record)
+    key = str(evaluation_key(run.eval, Path(run.paths.cache)))
+    evaluation = evaluation_of(record, key)
+    assert evaluation is not None, "it was just added"
+    _print(scored(record, evaluation))
+    print(f"record {folder}/result.json")
+
+
+def _score(run: EvaluateConfig, config: dict[str, Any], record: Record | None) -> Record:
+    """The record with this evaluation: that of the run, or a new one for a folder that no run left."""
     cache = Path(run.paths.cache)
-    model, tokenizer = source.load(cache, resolved_device(run.device))
-    reader = WindowReader(tokenizer=tokenizer, cache=cache, begin_with_bos=run.begin_with_bos)
-    prepared = run.eval.prepare(reader)
+    key = str(evaluation_key(run.eval, cache))
+    if record is not None and evaluation_of(record, key):
+        return record
+    before = {"dtype": "float32"} if record is None else record["config"]["model"] | {"dtype": record.get("dtype")}
+    bos = before.get("begin_with_bos", False) if run.begin_with_bos is None else run.begin_with_bos
+    dtype = run.dtype or before["dtype"] or "float32"
+    source = Pretrained(name=run.checkpoint, path=str(run.model_folder), dtype=dtype, begin_with_bos=bos)
+    source.check()
+    device = resolved_device(run.device)
+    model, tokenizer = source.load(cache, device)
+    prepared = run.eval.prepare(WindowReader(tokenizer=tokenizer, cache=cache, begin_with_bos=bos))
     scores = run.eval.evaluate(Subject(model=model, tokenizer=tokenizer, cache=cache), prepared)
+    evaluation = {"key": key, "config": config["eval"], "environment": environment(device)} | scores
+    record = record or _described(run, config, model)
+    return record | {"evaluations": [*record["evaluations"], evaluation]}
+
+
+def _described(run: EvaluateConfig, config: dict[str, Any], model: PreTrainedModel) -> Record:
+    """A record of a folder that no run left, as far as it can be known."""
     weights = {path.name: file_hash(path) for path in sorted(run.model_folder.glob("*.safetensors"))}
-    record = {"weights_sha256": weights} | scores | {"config": config, "environment": environment()}
-    path = Path(run.paths.outputs) / "evaluations" / f"{content_hash([weights, scores])}.json"
-    write_json(path, record)
-    for name, score in scores.get("perplexity", {}).items():
+    counts = {n: {"zeros": int((w.value_OI == 0).sum()), "numel": w.numel} for n, w in prunable_weights(model).items()}
+    zeros, numel = (sum(count[key] for count in counts.values()) for key in ("zeros", "numel"))
+    name, share = Path(run.checkpoint).resolve().name, zeros / numel
+    return {
+        "name": f"{name}-{content_hash([weights, config['eval']])}", "model": name, "method": "checkpoint",
+        "pattern": f"{share:.2%}" if zeros else "dense", "seed": None, "settings": {}, "weights_sha256": weights,
+        "sparsity": {"asked": share, "counted": share, "zeros": zeros, "numel": numel, "tensors": counts},
+        "facts": {}, "seconds": {"prune": 0.0}, "peak_memory_bytes": 0,
+        "config": {key: value for key, value in config.items() if key != "paths"} | {"model": {"name": name}},
+        "environment": environment(resolved_device(run.device)), "evaluations": [],
+    }  # fmt: skip
+
+
+def _print(record: Record) -> None:
+    for name, score in record["perplexity"].items():
         print(f"{name}: perplexity {score['perplexity']:.4f} ({score['windows']} windows of {score['length']} tokens)")
-    if "zero_shot" in scores:
-        print_zero_shot([scores])
-    print(f"record {path}")
+    if "zero_shot" in record:
+        print_zero_shot([record])

@@ -1,81 +1,116 @@
 """One pruning run from checked config to record: load, prune, save, count, evaluate, in that order."""
 
 import dataclasses
+import logging
 import random
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
-from torch import nn
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-import elsa
 from elsa.checkpoint.resume import RunCheckpoints
 from elsa.checkpoint.saving import check_pattern, count_zeros, save
 from elsa.config.checks import check_prune
+from elsa.config.identity import evaluation_key, pruned_key, run_name, same_question, settings
 from elsa.config.prune import PruneConfig, resolved_device
-from elsa.config.run_id import run_name, settings
 from elsa.data.windows import WindowReader, windows_hash
 from elsa.evaluate.evaluation import Subject, paired, summary_of
-from elsa.files import flattened, read_json, write_json
+from elsa.files import file_hash, flattened, read_json, write_json
 from elsa.method.base import Task
 from elsa.method.dense import Dense
-from elsa.model.loading import Pretrained
-from elsa.model.weights import Coverage, PrunableWeight, prunable_weights
+from elsa.model.loading import ModelSource, Pretrained
+from elsa.model.weights import Coverage, prunable_weights
+from elsa.record.environment import environment
+from elsa.record.key import Key
+from elsa.record.record import Record, evaluation_of, read_record, scored, write_record
 from elsa.report.figure import mask_change_figure, sparsity_figure
-from elsa.report.record import environment, read_record, write_record
 from elsa.report.table import score_tables
 from elsa.track import Outcome, TrackedRun, Tracker
 from elsa.track.memory import peak_bytes, reset_peak
 
 _DENSE = {"_target_": "elsa.method.dense.Dense"}
+_log = logging.getLogger(__name__)
 
 
-def run_with_dense(run: PruneConfig, config: dict) -> list[Path]:
-    """Make sure that the dense model's record exists, then run; the folders of both, dense first.
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """A run that is done. `record`: with the scores of the evaluation that was asked for."""
 
-    `config` is the resolved config of `run`. A finished run is not run again.
+    folder: Path
+    record: Record
+
+
+def run_with_dense(run: PruneConfig, config: dict[str, Any]) -> list[Finished]:
+    """Make sure that the dense model's record exists, then run; both, dense first.
+
+    `config` is the resolved config of `run`. What was pruned before is not pruned again, nor scored again in one way.
     """
     covered = check_prune(run)
-    folders = [_run_once(*dense_of(run, config), covered, None)]
+    finished = [run_alone(*dense_of(run, config), covered, None)]
     if not isinstance(run.method, Dense):
-        folders.append(_run_once(run, config, covered, folders[0]))
-    return folders
+        finished.append(run_alone(run, config, covered, finished[0]))
+    return finished
 
 
-def dense_of(run: PruneConfig, config: dict) -> tuple[PruneConfig, dict]:
+def dense_of(run: PruneConfig, config: dict[str, Any]) -> tuple[PruneConfig, dict[str, Any]]:
     """The run of the dense model that this one is compared with, and its config."""
     return dataclasses.replace(run, method=Dense()), config | {"method": _DENSE}
 
 
-def run_folder(run: PruneConfig, config: dict) -> Path:
-    """Where the run of this config has its folder."""
-    return Path(run.paths.outputs) / "runs" / run_name(run, config)
+def run_alone(run: PruneConfig, config: dict[str, Any], covered: Coverage, dense: Finished | None) -> Finished:
+    """One run without that of its dense model, which `dense` is, if it is known."""
+    names = Names.of(run)
+    names.folder.mkdir(parents=True, exist_ok=True)
+    with alone(names.folder):
+        record = read_record(names.folder)
+        found = evaluation_of(record, names.wanted)
+        if found is not None and record is not None:
+            if not isinstance(run.method, Dense):
+                _log.info("%s: finished before, not run again (delete the folder to do so)", names.folder)
+            return Finished(names.folder, scored(record, found))
+        done = "" if record is None else ", pruned before and scored anew"
+        _log.info("%s: running (%s%s)", names.folder, covered, done)
+        return Finished(names.folder, _Job(run, config, names, dense).execute(covered, record))
 
 
-def _run_once(run: PruneConfig, config: dict, covered: Coverage, dense: Path | None) -> Path:
-    folder = run_folder(run, config)
-    folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder):
-        if read_record(folder) is None:
-            print(f"{folder}: running ({covered})", flush=True)
-            _Job(run, config, folder, dense).execute(covered)
-        elif not isinstance(run.method, Dense):
-            print(f"{folder}: finished before, not run again (delete the folder to do so)", flush=True)
-    return folder
+@dataclasses.dataclass(frozen=True)
+class Names:
+    """Where a run lies and what it is asked. `wanted`: the evaluation's key, or its beginning if any code will do."""
+
+    folder: Path
+    pruned: Key
+    evaluation: Key
+    wanted: str
+
+    @classmethod
+    def of(cls, run: PruneConfig) -> "Names":
+        """With `reuse=any_code` the newest finished folder of the same question, if there is one."""
+        runs, pruned = Path(run.paths.outputs) / "runs", pruned_key(run)
+        evaluation = evaluation_key(run.eval, Path(run.paths.cache))
+        folder = runs / run_name(run, pruned)
+        if run.reuse == "same_code":
+            return cls(folder, pruned, evaluation, str(evaluation))
+        done = [each for each in runs.glob(same_question(run, pruned)) if (each / "result.json").is_file()]
+        newest = max(done, key=lambda each: (each / "result.json").stat().st_mtime, default=folder)
+        if newest != folder:
+            _log.info("%s: reused, though it was made by other code or libraries (reuse=any_code)", newest)
+        return cls(newest, pruned, evaluation, f"{evaluation.question}-")
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path) -> Iterator[None]:
     """One process at a time in a run's folder: the runs of a sweep share the dense model's."""
     lock = FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        print(f"{folder}: another process is running this very run; waiting for it", flush=True)
+        _log.info("%s: another process is running this very run; waiting for it", folder)
         lock.acquire()
     try:
         yield
@@ -84,49 +119,64 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 class _Job:
-    """One run in its folder. What an earlier process did of it is not done again. `dense`: the dense model's folder."""
+    """One run in its folder. What an earlier process did of it is not done again. `dense`: the dense model's run."""
 
-    def __init__(self, run: PruneConfig, config: dict, folder: Path, dense: Path | None):
-        self._run, self._config, self._folder, self._dense = run, config, folder, dense
+    def __init__(self, run: PruneConfig, config: dict[str, Any], names: Names, dense: Finished | None):
+        self._run, self._config, self._names, self._dense = run, config, names, dense
+        self._folder = names.folder
         self._device = resolved_device(run.device)
         self._seconds: dict[str, float] = {}
         self._hashes: dict[str, str] = {}  # of the data that the method sees
         checkpoint = run.checkpoint
         self._checkpoints = RunCheckpoints(
-            folder / "checkpoints", checkpoint.every_minutes, checkpoint.keep, self._fingerprint
+            self._folder / "checkpoints", checkpoint.every_minutes, checkpoint.keep, self._fingerprint
         )
 
-    def execute(self, covered: Coverage) -> None:
-        """Prune and save, unless that is done; then evaluate and write the record."""
+    def execute(self, covered: Coverage, record: Record | None) -> Record:
+        """Prune and save, unless that is done; then evaluate and write the record. `record`: what there is of it."""
         run, cache = self._run, Path(self._run.paths.cache)
         write_json(self._folder / "config.json", self._config)
-        done = read_json(self._folder / "pruned.json")
-        source = run.model if done is None else self._saved_model(done["dtype"])
+        pruned = read_json(self._folder / "pruned.json") if record is None else record
         with self._timed("load"):
-            model, tokenizer = source.load(cache, self._device)
+            model, tokenizer = self._source(pruned).load(cache, self._device)
             reader = WindowReader(tokenizer=tokenizer, cache=cache, begin_with_bos=run.model.begin_with_bos)
             prepared = run.eval.prepare(reader)
-        step = self._checkpoints.step() if done is None else None
-        tracker = run.tracker.open(
-            TrackedRun(
-                folder=self._folder, name=self._folder.name, labels=self._labels(), config=self._config, step=step
-            )
-        )
+        tracker = self._track(None if pruned is not None else self._checkpoints.step())
         outcome = Outcome()
         try:
-            if done is None:
-                done = self._prune_and_save(model, tokenizer, reader, tracker)
+            if pruned is None:
+                pruned = self._prune_and_save(model, tokenizer, reader, tracker, covered)
             with self._timed("evaluate"):
                 scores = run.eval.evaluate(Subject(model=model, tokenizer=tokenizer, cache=cache), prepared)
-            record = self._write_record(covered, scores, done)
+            record = self._write_record(pruned, scores)
             outcome = Outcome(summary=summary_of(scores), tables=score_tables(record), pictures=self._pictures(record))
         finally:
             tracker.close(outcome)
+        return record
+
+    def _source(self, pruned: Record | None) -> ModelSource:
+        """The model to prune, or the one that was pruned; the dense model was not saved, for it is not ours."""
+        run = self._run
+        if pruned is None or isinstance(run.method, Dense):
+            return run.model
+        where, bos = str(self._folder / "model"), run.model.begin_with_bos
+        return Pretrained(name=run.model.name, path=where, dtype=pruned["dtype"], begin_with_bos=bos)
+
+    def _track(self, step: int | None) -> Tracker:
+        folder, name = self._folder, self._folder.name
+        return self._run.tracker.open(
+            TrackedRun(folder=folder, name=name, labels=self._labels, config=self._config, step=step)
+        )
 
     def _prune_and_save(
-        self, model: nn.Module, tokenizer: PreTrainedTokenizerFast, reader: WindowReader, tracker: Tracker
-    ) -> dict:
-        """Apply the method, save and count; what is known then goes into `pruned.json`."""
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerFast,
+        reader: WindowReader,
+        tracker: Tracker,
+        covered: Coverage,
+    ) -> Record:
+        """Apply the method, save and count; what is known then is the record but for its scores."""
         random.seed(self._run.seed)
         torch.manual_seed(self._run.seed)
         reset_peak(self._device)
@@ -138,12 +188,23 @@ class _Job:
         outcome = {"facts": facts, "data_sha256": self._hashes, "peak_memory_bytes": peak_bytes(self._device)}
         with self._timed("save"):
             outcome |= {"sparsity": _save_and_count(self._run, model, tokenizer, self._folder)}
-        phases = {phase: self._seconds[phase] for phase in ("data", "prune", "save") if phase in self._seconds}
-        done = {"outcome": outcome, "seconds": phases, "dtype": str(model.dtype).removeprefix("torch.")}
+        outcome |= {"weights_sha256": _weights_hashes(self._folder / "model")}
+        pruned = self._described(covered) | outcome | {"dtype": str(model.dtype).removeprefix("torch.")}
         if (self._folder / "model").is_dir():
-            write_json(self._folder / "pruned.json", done)
+            write_json(self._folder / "pruned.json", pruned)
         self._checkpoints.discard()
-        return done
+        return pruned
+
+    def _described(self, covered: Coverage) -> Record:
+        """The part of the record that says what was run."""
+        science = {group: node for group, node in self._config.items() if group != "paths"}  # config.json has them too
+        seconds = {phase: round(value, 3) for phase, value in self._seconds.items()}
+        return {
+            "name": self._folder.name, **{key: self._labels[key] for key in ("model", "method", "pattern", "seed")},
+            "key": self._names.pruned._asdict(), "settings": settings(self._run), "seconds": seconds,
+            "coverage": dataclasses.asdict(covered), "device": self._device, "config": science,
+            "environment": environment(self._device), "evaluations": [],
+        }  # fmt: skip
 
     def _task(self, reader: WindowReader, tracker: Tracker) -> Task:
         run = self._run
@@ -160,6 +221,7 @@ class _Job:
             probe_every=run.probe_every,
         )  # fmt: skip
 
+    @cached_property
     def _labels(self) -> dict[str, str | float | int]:
         run = self._run
         pruned = run.method.prunes
@@ -169,7 +231,7 @@ class _Job:
             "sparsity": run.sparsity.sparsity if pruned else 0.0, "seed": run.seed,
         }  # fmt: skip
 
-    def _pictures(self, record: dict) -> dict[str, Path]:
+    def _pictures(self, record: Record) -> dict[str, Path]:
         """Draw the zeros of every weight and, where ADMM moved masks, how much they changed."""
         pictures = {"sparsity": self._folder / "sparsity.png"}
         sparsity_figure(record, pictures["sparsity"])
@@ -180,28 +242,21 @@ class _Job:
             mask_change_figure(numbered, self._folder.name, pictures["mask_change"])
         return pictures
 
-    def _write_record(self, covered: Coverage, scores: dict[str, dict], done: dict) -> dict:
-        run, config = self._run, self._config
-        labels = self._labels()
-        record = {"name": self._folder.name} | {key: labels[key] for key in ("model", "method", "pattern", "seed")}
-        record |= {"settings": settings(run, config), "perplexity": {}} | scores | done["outcome"]
-        record |= {"coverage": dataclasses.asdict(covered), "device": self._device}
+    def _write_record(self, pruned: Record, scores: dict[str, dict[str, Any]]) -> Record:
+        """Add the evaluation to what was pruned; the record with its scores."""
+        evaluation: dict[str, Any] = {"key": str(self._names.evaluation), "config": self._config["eval"]} | scores
         if "zero_shot" in scores and self._dense is not None:
-            record["zero_shot_against_dense"] = paired(read_record(self._dense)["zero_shot"], scores["zero_shot"])
-        seconds = self._seconds | done["seconds"]
-        record |= {"seconds": {phase: round(value, 3) for phase, value in seconds.items()}}
-        science = {group: node for group, node in config.items() if group != "paths"}  # config.json holds them too
-        record |= {"config": science, "environment": environment()}
+            evaluation["zero_shot_against_dense"] = paired(self._dense.record["zero_shot"], scores["zero_shot"])
+        evaluation |= {"environment": environment(self._device), "seconds": round(self._seconds["evaluate"], 3)}
+        seconds = {phase: round(value, 3) for phase, value in self._seconds.items()}
+        record = pruned | {"seconds": seconds | pruned["seconds"] | {"evaluate": seconds["evaluate"]}}
+        record |= {"evaluations": [*pruned["evaluations"], evaluation]}
         write_record(self._folder, record)
-        return record
+        return scored(record, evaluation)
 
-    def _saved_model(self, dtype: str) -> Pretrained:
-        where, bos = str(self._folder / "model"), self._run.model.begin_with_bos
-        return Pretrained(name=self._run.model.name, path=where, revision=None, dtype=dtype, begin_with_bos=bos)
-
-    def _fingerprint(self) -> dict:
-        facts = {"config": settings(self._run, self._config), "model": self._run.model.identity()}
-        return flattened(facts | {"data": self._hashes, "elsa": elsa.__version__})
+    def _fingerprint(self) -> dict[str, object]:
+        key = self._names.pruned
+        return flattened({"config": settings(self._run), "key": key._asdict(), "data": self._hashes})
 
     @contextmanager
     def _timed(self, phase: str) -> Iterator[None]:
@@ -210,22 +265,24 @@ class _Job:
         self._seconds[phase] = self._seconds.get(phase, 0.0) + time.perf_counter() - start
 
 
-def _save_and_count(run: PruneConfig, model: nn.Module, tokenizer: PreTrainedTokenizerFast, folder: Path) -> dict:
+def _save_and_count(
+    run: PruneConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path
+) -> dict[str, Any]:
     """Save unless the model is the dense one; count zeros in the saved file and hold them against the pattern."""
     weights = prunable_weights(model)
-    pruned = run.method.prunes
     if isinstance(run.method, Dense):
-        counts = {name: _count(weight) for name, weight in weights.items()}
+        counts = {n: {"zeros": int((w.value_OI == 0).sum()), "numel": w.numel} for n, w in weights.items()}
     else:
         save(model, tokenizer, folder / "model")
         counts = count_zeros(folder / "model", list(weights))
-    if pruned:
+    if run.method.prunes:
         transposed = {name: weight.transposed for name, weight in weights.items()}
         check_pattern(folder / "model", transposed, run.sparsity)
     zeros, numel = (sum(count[key] for count in counts.values()) for key in ("zeros", "numel"))
-    asked = run.sparsity.sparsity if pruned else 0.0
+    asked = run.sparsity.sparsity if run.method.prunes else 0.0
     return {"asked": asked, "counted": zeros / numel, "zeros": zeros, "numel": numel, "tensors": counts}
 
 
-def _count(weight: PrunableWeight) -> dict[str, int]:
-    return {"zeros": int((weight.value_OI == 0).sum()), "numel": weight.numel}
+def _weights_hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file of weights: two runs gave the same bits exactly if these are equal."""
+    return {path.name: file_hash(path) for path in sorted(folder.glob("*.safetensors"))}

@@ -6,7 +6,6 @@ from elsa import hub
 from elsa.config.build import build
 from elsa.config.compose import plain
 from elsa.config.prune import PruneConfig
-from elsa.report.record import read_record
 from elsa.report.table import print_tables
 from elsa.run.job import run_with_dense
 
@@ -16,6 +15,6 @@ def prune(composed: DictConfig) -> None:
     config = plain(composed)
     run = build(PruneConfig, config)
     hub.use_mirror(run.paths.mirror)
-    folders = run_with_dense(run, config)
-    print_tables([read_record(folder) for folder in folders])
-    print(f"record {folders[-1]}/result.json", flush=True)
+    finished = run_with_dense(run, config)
+    print_tables([each.record for each in finished])
+    print(f"record {finished[-1].folder}/result.json", flush=True)

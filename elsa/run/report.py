@@ -14,6 +14,7 @@ from elsa.config.commands import ReportConfig
 from elsa.config.compose import plain
 from elsa.errors import UserError
 from elsa.files import content_hash, write_atomically
+from elsa.record.record import Record, read_record, read_records, views
 from elsa.report.figure import accuracy_figure, convergence_figure, cost_figure, grid_figure, pareto_figure
 from elsa.report.grid import (
     Grid,
@@ -26,7 +27,6 @@ from elsa.report.grid import (
     scored_alike,
 )
 from elsa.report.page import page
-from elsa.report.record import read_record, read_records
 from elsa.sweep.manifest import read_manifest
 from elsa.track.jsonl import logged
 
@@ -49,7 +49,9 @@ def report(composed: DictConfig) -> None:
     _write(Path(run.paths.outputs) / "reports" / name, found, failed)
 
 
-def _write(folder: Path, found: list[tuple[dict, Path | None]], failed: list[str]) -> None:
+def _write(folder: Path, whole: list[tuple[Record, Path | None]], failed: list[str]) -> None:
+    """`whole`: records with all their evaluations; tables and pictures see each protocol by itself."""
+    found = [(view, path) for record, path in whole for view in views(record)]
     records = [record for record, _ in found]
     perplexities, accuracies = grids(records), accuracy_grids(records)
     every = perplexities + accuracies
@@ -57,7 +59,7 @@ def _write(folder: Path, found: list[tuple[dict, Path | None]], failed: list[str
     pictures = _draw(folder, perplexities, accuracies, found)
     texts = {
         "tables.md": tables, "tables.tex": "\n".join(latex_grid(grid) for grid in every), "cells.csv": csv_cells(every),
-        "records.jsonl": "".join(json.dumps(record) + "\n" for record in records),
+        "records.jsonl": "".join(json.dumps(record) + "\n" for record, _ in whole),
         "index.html": page(every, pictures, records, failed),
     }  # fmt: skip
     for name, text in texts.items():
@@ -67,7 +69,7 @@ def _write(folder: Path, found: list[tuple[dict, Path | None]], failed: list[str
 
 
 def _draw(
-    folder: Path, perplexities: list[Grid], accuracies: list[Grid], found: list[tuple[dict, Path | None]]
+    folder: Path, perplexities: list[Grid], accuracies: list[Grid], found: list[tuple[Record, Path | None]]
 ) -> list[Path]:
     """All pictures; their files."""
     pictures: list[Path] = []
@@ -77,7 +79,8 @@ def _draw(
         figure(*arguments, pictures[-1])
 
     for number, grid in enumerate(perplexities):
-        draw(f"perplexity_{number}", grid_figure, grid)
+        if grid.rows:
+            draw(f"perplexity_{number}", grid_figure, grid)
     for number, grid in enumerate(accuracies):
         draw(f"accuracy_{number}", accuracy_figure, grid)
     for number, (name, _, alike) in enumerate(scored_alike([record for record, _ in found])):
@@ -91,7 +94,7 @@ def _draw(
     return pictures
 
 
-def _curves(found: list[tuple[dict, Path | None]]) -> dict[str, list[tuple[str, list[dict]]]]:
+def _curves(found: list[tuple[Record, Path | None]]) -> dict[str, list[tuple[str, list[dict]]]]:
     """{pattern: [(row label, lines of metrics.jsonl)]} of the runs that trained and whose folder is there."""
     labels, curves = row_labels([record for record, _ in found]), {}
     for record, folder in found:
@@ -106,18 +109,26 @@ def _sources(path: Path) -> list[Path]:
     return [path] if path.is_file() else sorted(path.rglob("result.json"))
 
 
-def _read(sources: list[Path]) -> list[tuple[dict, Path | None]]:
+def _read(sources: list[Path]) -> list[tuple[Record, Path | None]]:
     """All records of the files, each with its run's folder if it lies there; what is no record is named and skipped.
 
-    A run that is found several times counts once, as it was found last.
+    A run that is found several times counts once, as it was found last; so does one that was made again by other code,
+    as it was made last.
     """
-    found: dict[str, tuple[dict, Path | None]] = {}
-    for source in sources:
+    found: dict[str, tuple[Record, Path | None]] = {}
+    for source in sorted(sources, key=lambda source: source.stat().st_mtime_ns):
         try:
-            if source.suffix == ".jsonl":
-                found |= {record["name"]: (record, None) for record in read_records(source)}
-            elif record := read_record(source.parent):
-                found[record["name"]] = record, source.parent
+            folder = None if source.suffix == ".jsonl" else source.parent
+            records = read_records(source) if folder is None else [read_record(folder)]
+            found |= {_question(record): (record, folder) for record in records if record}
         except UserError as error:
             print(f"elsa: skipped {error}", file=sys.stderr)
-    return list(found.values())
+    return sorted(found.values(), key=lambda each: each[0]["name"])
+
+
+def _question(record: Record) -> str:
+    """What two records share if one was made in place of the other."""
+    if record["method"] == "checkpoint":  # no run of ours
+        return record["name"]
+    asked = ("model", "method", "pattern", "seed", "settings", "data_sha256", "coverage")
+    return content_hash([[record.get(key) for key in asked], record["config"].get("model", {}).get("dtype")])

@@ -14,10 +14,10 @@ from elsa.config.compose import plain
 from elsa.config.prune import PruneConfig
 from elsa.errors import UserError, require
 from elsa.files import write_atomically
+from elsa.record.record import Record, evaluation_of, read_record, scored
 from elsa.report.figure import perplexity_figure
-from elsa.report.record import read_record
 from elsa.report.table import markdown_table, print_tables
-from elsa.run.job import dense_of, run_folder
+from elsa.run.job import Names, dense_of
 from elsa.run.plan import smaller_settings
 from elsa.sweep.manifest import Cell, Manifest
 from elsa.sweep.queue import Queue
@@ -62,13 +62,14 @@ def sweep(job_overrides: list[list[str]], compose: Compose, folder: Path, worker
     with Manifest(folder, cells) as manifest:
         queue = Queue(
             manifest, workers, command_of=command_of, environment={"WANDB_RUN_GROUP": folder.name},
-            smaller=smaller, folder_of=lambda overrides: str(run_folder(*built(overrides))),
+            smaller=smaller, folder_of=lambda overrides: str(Names.of(built(overrides)[0]).folder),
         )  # fmt: skip
         os.environ.pop("WANDB_SERVICE", None)  # each process has its own
         queue.run()
     done = [cell for cell in cells if cell.state == "done"]
-    runs = [dense[cell.number] for cell in done] + [Path(cell.folder) for cell in done]
-    _compare(folder, list(dict.fromkeys(runs)))
+    asked = [(dense[cell.number], cell.evaluation) for cell in done]
+    asked += [(Path(cell.folder), cell.evaluation) for cell in done]
+    _compare(folder, [_record(*each) for each in dict.fromkeys(asked)])
     failed = [cell for cell in cells if cell.state == "failed"]
     if failed:
         raise UserError(f"{len(failed)} of {len(cells)} runs failed: {', '.join(map(str, failed))}")
@@ -81,22 +82,24 @@ def _cells(
 
     A cell that asks for the run of an earlier one is left out, one that cannot run has failed.
     """
-    cells: dict[str, Cell] = {}
+    cells: dict[tuple[str, str], Cell] = {}
     dense: dict[int, Path] = {}
     common = set.intersection(*map(set, job_overrides)) if len(job_overrides) > 1 else set()
     for overrides in job_overrides:
         number, label = len(cells), " ".join(each for each in overrides if each not in common)
         try:
             run, config = built(overrides)
-            folder = str(run_folder(run, config))
+            names = Names.of(run)
         except UserError as error:
             print(f"elsa: failed  {label}: {error}", file=sys.stderr, flush=True)
             folder = f"none for {label}"
-            cells.setdefault(folder, Cell(number, label, overrides, folder, state="failed", reason=str(error)))
+            failed = Cell(number, label, overrides, folder, state="failed", reason=str(error))
+            cells.setdefault((folder, ""), failed)
             continue
-        if folder not in cells:
-            cells[folder] = Cell(number, label, overrides, folder)
-            dense[number] = run_folder(*dense_of(run, config))
+        folder, evaluation = str(names.folder), names.wanted
+        if (folder, evaluation) not in cells:
+            cells[folder, evaluation] = Cell(number, label, overrides, folder, evaluation)
+            dense[number] = Names.of(dense_of(run, config)[0]).folder
     return list(cells.values()), dense
 
 
@@ -107,8 +110,16 @@ def _without_hydra(composed: DictConfig) -> dict:
     return plain(config)
 
 
-def _compare(folder: Path, runs: list[Path]) -> None:
-    records = [read_record(run) for run in runs]
+def _record(folder: Path, evaluation: str) -> Record:
+    """Of a run that is done, with the scores of that evaluation."""
+    record = read_record(folder)
+    found = evaluation_of(record, evaluation)
+    assert record is not None, f"{folder} is done"
+    assert found is not None, f"{folder} is scored"
+    return scored(record, found)
+
+
+def _compare(folder: Path, records: list[Record]) -> None:
     if not records:
         return
     write_atomically(folder / "table.md", lambda temporary: temporary.write_text(markdown_table(records)))

@@ -16,15 +16,16 @@ STATES = ("waiting", "running", "done", "failed")
 class Cell:
     """One run of a sweep.
 
-    `label`: its name in the sweep. `overrides`: what `elsa` is called with. `folder`: of its run. `attempts`: how often
-    a process was started for it. `seconds`: those of the last one. `changed`: overrides of a second attempt with less
-    memory.
+    `label`: its name in the sweep. `overrides`: what `elsa` is called with. `folder`: of its run. `evaluation`: the key
+    of its scores in the record, or the beginning of one. `attempts`: how often a process was started for it. `seconds`:
+    those of the last one. `changed`: overrides of a second attempt with less memory.
     """
 
     number: int
     label: str
     overrides: list[str]
     folder: str
+    evaluation: str = ""
     state: str = "waiting"
     where: str | None = None
     attempts: int = 0
@@ -39,7 +40,12 @@ class Cell:
 
     @property
     def finished(self) -> bool:
-        return self.record.is_file()
+        if not self.record.is_file():
+            return False
+        if not self.evaluation:  # of a manifest from before runs held several
+            return True
+        evaluations = (read_json(self.record) or {}).get("evaluations", [])
+        return any(str(each["key"]).startswith(self.evaluation) for each in evaluations)
 
     def __str__(self) -> str:
         return self.label

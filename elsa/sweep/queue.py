@@ -1,7 +1,7 @@
 """Run the cells of a manifest that are not done, as many at once as there are workers."""
 
+import logging
 import signal
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -12,6 +12,7 @@ from elsa.errors import OUT_OF_MEMORY, Stopped
 from elsa.sweep.manifest import Cell, Manifest
 from elsa.sweep.slots import Job, Workers
 
+_log = logging.getLogger(__name__)
 _LAST_LINES = 5
 _PATIENCE = 60  # seconds that processes get to save their state when the sweep is stopped
 
@@ -84,7 +85,7 @@ class Queue:
         ended = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         cell.state, cell.reason = "failed", f"{ended}: {lines[-1]}" if lines else ended
         text = "".join(f"\n    {line}" for line in lines)
-        print(f"elsa: failed  {cell}: {ended} on {job.where}, {self._manifest.log_of(cell)}{text}", file=sys.stderr)
+        _log.error("failed  %s: %s on %s, %s%s", cell, ended, job.where, self._manifest.log_of(cell), text)
 
     def _stop(self) -> None:
         """Ask what still runs to stop, wait for it, and leave it to the next time."""
@@ -98,7 +99,7 @@ class Queue:
 
     def _say(self, text: str) -> None:
         ended = sum(cell.state in ("done", "failed") for cell in self._manifest.cells)
-        print(f"[{ended}/{len(self._manifest.cells)}] {text}", flush=True)
+        _log.info("[%d/%d] %s", ended, len(self._manifest.cells), text)
 
 
 def _last_lines(log: Path) -> list[str]:

@@ -10,12 +10,12 @@ def text(**changes):
     return Text(**{"sequence_length": 8, "train": [], "validation": [], "test": [], "join": None} | changes)
 
 
-def test_stdlib_splits_are_disjoint_complete_and_stable():
+def test_stdlib_splits_are_disjoint_complete_and_stable(tmp_path):
     first, second = Stdlib(sequence_length=8), Stdlib(sequence_length=8)
     splits = {split: first.documents(split) for split in ("train", "validation", "test")}
     assert all(len(documents) > 20 for documents in splits.values())
     assert not {document for document in splits["train"] if len(document) > 200} & set(splits["test"])
-    assert first.identity("test") == second.identity("test") != first.identity("train")
+    assert first.identity("test", tmp_path) == second.identity("test", tmp_path) != first.identity("train", tmp_path)
 
 
 def test_jsonl_lines_and_plain_files_are_documents(tmp_path):
@@ -28,9 +28,9 @@ def test_jsonl_lines_and_plain_files_are_documents(tmp_path):
 def test_identity_follows_the_content(tmp_path):
     (tmp_path / "a.txt").write_text("one")
     source = text(train=[str(tmp_path)])
-    before = source.identity("train")
+    before = source.identity("train", tmp_path)
     (tmp_path / "a.txt").write_text("two")
-    assert source.identity("train") != before
+    assert source.identity("train", tmp_path) != before
 
 
 def test_a_wrong_line_is_named(tmp_path):

@@ -26,13 +26,13 @@ def test_the_skeleton_has_the_structure_and_no_weights(saved_model, tmp_path):
     assert coverage(skeleton).share == 1.0
 
 
-def test_identity_changes_with_the_weights(saved_model, llama):
+def test_identity_changes_with_the_weights(saved_model, llama, tmp_path):
     source = Pretrained(**COMMON, path=str(saved_model), revision=None)
-    before = source.identity()
-    assert source.identity() == before
+    before = source.identity(tmp_path)
+    assert source.identity(tmp_path) == before
     llama.model.norm.weight.data += 1
     llama.save_pretrained(saved_model)
-    assert source.identity() != before
+    assert source.identity(tmp_path) != before
 
 
 @pytest.mark.parametrize("path", ["./missing", "missing", "/a/b/c"])

@@ -2,13 +2,17 @@ import pytest
 
 from elsa.report.grid import accuracy_grids, csv_cells, grids, latex_grid, markdown_grid
 
+SPARSITY = {f"{percent}%": {"pattern": "unstructured", "ratio": percent / 100} for percent in (50, 80, 90, 95)}
+SPARSITY |= {"2:4": {"pattern": "2:4", "ratio": None}}
+
 
 def record(method, pattern, value, seed=0, settings=None, windows=8, model="tiny", name="a"):
     score = {"perplexity": value, "windows": windows, "length": 16, "split": "test", "formula": "standard"}
     score |= {"autocast": "none", "data_sha256": "d"}
     return {
         "name": f"{method}-{pattern}-{seed}-{settings}", "model": model, "method": method, "pattern": pattern,
-        "seed": seed, "settings": {"method": {"rate": 1} | (settings or {})}, "config": {"model": {"name": model}},
+        "seed": seed, "settings": {"method": {"rate": 1} | (settings or {})},
+        "config": {"model": {"name": model}, "sparsity": SPARSITY.get(pattern)},
         "perplexity": {name: score},
     }  # fmt: skip
 
@@ -46,7 +50,7 @@ def test_settings_are_averaged_only_with_their_like():
 
 def test_a_row_names_the_choice_of_a_group_and_the_keys_it_has():
     penalties = {"Cosine": {"start": 0.0, "end": 0.1}, "Auto": {"contraction": 20.0}}
-    settings = [{"penalty": {"_target_": f"elsa.admm.penalty.{name}"} | keys} for name, keys in penalties.items()]
+    settings = [{"penalty": {"type": name} | keys} for name, keys in penalties.items()]
     (grid,) = grids([record("elsa", "50%", float(i), settings=each) for i, each in enumerate(settings, 1)])
     assert set(grid.rows) == {"elsa (penalty=cosine, start=0, end=0.1)", "elsa (penalty=auto, contraction=20)"}
 

@@ -1,8 +1,8 @@
 import pytest
 
 from elsa.errors import UserError
+from elsa.record.record import read_record, write_record
 from elsa.report.figure import perplexity_figure
-from elsa.report.record import read_record, write_record
 from elsa.report.table import columns, markdown_table
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from elsa.record.record import read_record, views
 from tests.run.runs import of, records
 from tests.track.leet import logged
 
@@ -75,11 +76,11 @@ def test_a_run_waits_for_another_process_that_does_it(elsa, monkeypatch):
     elsa("method=magnitude")
     folder, _ = of("magnitude")
 
-    def heard(text, **_):
+    def heard(text, *_):
         if "another process is running this very run; waiting for it" in text:
             Path("waiting").touch()
 
-    monkeypatch.setattr("elsa.run.job.print", heard, raising=False)
+    monkeypatch.setattr("elsa.run.job._log.info", heard)
     with subprocess.Popen([sys.executable, "-c", HOLDER, folder / ".lock"], stdout=subprocess.PIPE) as process:
         process.stdout.readline()
         assert elsa("method=magnitude")[0] == 0
@@ -138,8 +139,17 @@ def test_evaluate_scores_a_run_folder_as_the_run_did(elsa, corpus):
     code, out, _ = elsa("evaluate", f"checkpoint={folder}", *corpus, model=False)
     assert code == 0
     assert f"perplexity {record['perplexity']['held_out']['perplexity']:.4f}" in out
-    written = json.loads(next(Path().glob("outputs/evaluations/*.json")).read_text())
-    assert written["perplexity"]["held_out"]["data_sha256"] == record["perplexity"]["held_out"]["data_sha256"]
+    assert of("magnitude")[1] == record
+
+
+def test_evaluate_leaves_a_record_of_a_folder_that_no_run_left(elsa, corpus, saved_model):
+    code, out, err = elsa("evaluate", f"checkpoint={saved_model}", *corpus, model=False)
+    assert code == 0, err
+    record = read_record(next(Path().glob("outputs/evaluations/*")))
+    assert (record["model"], record["method"], record["sparsity"]["zeros"]) == ("a_model", "checkpoint", 0)
+    assert f"perplexity {record['evaluations'][0]['perplexity']['held_out']['perplexity']:.4f}" in out
+    code, out, err = elsa("report", "records=[outputs/evaluations]", model=False)
+    assert code == 0, err
 
 
 def test_report_averages_seeds_and_skips_what_is_no_record(elsa, tmp_path):
@@ -151,12 +161,8 @@ def test_report_averages_seeds_and_skips_what_is_no_record(elsa, tmp_path):
     assert code == 0
     assert err.count("skipped") == 1
     assert "foreign/result.json" in err
-    values = [
-        record["perplexity"]["held_out"]["perplexity"]
-        for record in (
-            json.loads(path.read_text()) for path in Path().glob("outputs/runs/small-wanda-0.5*/result.json")
-        )
-    ]
+    wandas = Path().glob("outputs/runs/small-wanda-0.5*")
+    values = [views(read_record(each))[0]["perplexity"]["held_out"]["perplexity"] for each in wandas]
     assert f"{sum(values) / 2:,.0f} ± {abs(values[0] - values[1]) / 2**0.5:,.0f}" in out
     lines = next(Path().glob("outputs/reports/*/cells.csv")).read_text().splitlines()
     assert len(lines) == 1 + 2 * 2
@@ -202,8 +208,11 @@ def test_zero_shot_of_the_pruned_model_stands_beside_the_dense_one(elsa, tmp_pat
     assert "zero-shot acc" in out
     folder, _ = of("magnitude")
     elsa("evaluate", f"checkpoint={folder}", "eval=zero_shot", "eval.tasks=[rte]", scoring[-1], model=False)
-    written = json.loads(next(Path().glob("outputs/evaluations/*.json")).read_text())
-    assert written["zero_shot"]["tasks"] == record["zero_shot"]["tasks"]
+    evaluations = read_record(folder)["evaluations"]
+    assert len(evaluations) == 2
+    assert evaluations[1]["zero_shot"]["tasks"] == record["zero_shot"]["tasks"]
+    _, again, _ = elsa("report", model=False)
+    assert again == out, "what was scored in the same way twice counts once"
 
 
 def test_doctor_says_what_is_there_and_what_is_missing(elsa):

@@ -1,0 +1,23 @@
+"""What the program says while it works: loggers named by their module, shown as plain lines by the command line.
+
+As a library elsa is silent but for warnings, as `logging` has it.
+"""
+
+import logging
+import sys
+
+
+def show_on_console() -> None:
+    """Send what loggers of elsa say to the terminal: errors to stderr after "elsa: ", the rest to stdout."""
+    logger = logging.getLogger("elsa")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    if not any(isinstance(handler, _Console) for handler in logger.handlers):
+        logger.addHandler(_Console())
+
+
+class _Console(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        failed = record.levelno >= logging.ERROR
+        stream = sys.stderr if failed else sys.stdout  # looked up now, for whoever has put another in their place
+        print(f"elsa: {record.getMessage()}" if failed else record.getMessage(), file=stream, flush=True)

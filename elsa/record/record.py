@@ -1,0 +1,93 @@
+"""`result.json`: what a run was, what it gave, and what it was made with. Written last, so its presence means done.
+
+A record holds the pruned model's facts once, and a list of evaluations with their keys: `scored` and `views` give it
+with the scores in their place. Records of the format before, with one evaluation and the classes of that time, are
+read as if they had been written today.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from elsa.errors import UserError
+from elsa.files import write_json
+from elsa.record.upgrade import upgraded
+
+FORMAT = 3
+SCORES = ("perplexity", "zero_shot", "zero_shot_against_dense")
+
+Record = dict[str, Any]
+
+
+def write_record(folder: Path, record: Record) -> None:
+    """Put `result.json` into the run folder, atomically."""
+    write_json(folder / "result.json", {"format": FORMAT} | record)
+
+
+def read_record(folder: Path) -> Record | None:
+    """The record of a finished run, None if it is not finished. Raises `UserError` if the file is no record."""
+    path = folder / "result.json"
+    return parsed(path.read_text(), f"{path}") if path.is_file() else None
+
+
+def read_records(path: Path) -> list[Record]:
+    """The records of a JSONL file, a line each. Raises `UserError` if a line is no record."""
+    lines = path.read_text().splitlines()
+    return [parsed(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
+
+
+def parsed(text: str, where: str) -> Record:
+    """The record in a text. Raises `UserError` that names `where` if it is none."""
+    try:
+        record = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where}: no valid JSON ({error}); delete it to run again") from error
+    record = upgraded(record) if isinstance(record, dict) else {}
+    if record.get("format") != FORMAT:
+        raise UserError(f"{where}: not a record of format {FORMAT}; delete it to run again")
+    return record
+
+
+def evaluation_of(record: Record | None, key: str) -> dict[str, Any] | None:
+    """The evaluation with this key, or with the beginning of one that ends with "-"; None if there is none."""
+    found = [] if record is None else record["evaluations"]
+    return next((each for each in found if each["key"] and each["key"].startswith(key)), None)
+
+
+def scored(record: Record, evaluation: dict[str, Any]) -> Record:
+    """The record with the scores of one evaluation in their place."""
+    return _with_scores(record, [evaluation])
+
+
+def views(record: Record) -> list[Record]:
+    """The record once for each protocol of a set: evaluations of different sets stand in one view."""
+    groups: list[list[dict[str, Any]]] = []
+    for evaluation in record["evaluations"]:
+        free = (group for group in groups if not any(_clash(other, evaluation) for other in group))
+        group = next(free, None)
+        groups.append([evaluation]) if group is None else group.append(evaluation)
+    return [_with_scores(record, group) for group in groups]
+
+
+def _with_scores(record: Record, evaluations: list[dict[str, Any]]) -> Record:
+    view = {key: value for key, value in record.items() if key != "evaluations"} | {"perplexity": {}}
+    for evaluation in evaluations:
+        view["perplexity"] = view["perplexity"] | evaluation.get("perplexity", {})
+        view |= {key: evaluation[key] for key in SCORES[1:] if key in evaluation}
+    return view
+
+
+def _clash(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether both score the same thing in different ways; in the same way the later one stands for both."""
+    first, second = _protocols(one), _protocols(other)
+    return any(first[name] != second[name] for name in first.keys() & second.keys())
+
+
+def _protocols(evaluation: dict[str, Any]) -> dict[str, Any]:
+    """{set or "zero_shot": how it was scored}."""
+    sets = evaluation.get("perplexity", {}).items()
+    found: dict[str, Any] = {f"set {n}": {k: v for k, v in s.items() if k != "perplexity"} for n, s in sets}
+    if scores := evaluation.get("zero_shot"):
+        tasks = {name: [task["data_sha256"], task["num_fewshot"]] for name, task in scores["tasks"].items()}
+        found["zero_shot"] = [scores["limit"], scores["dtype"], scores["lm_eval"], tasks]
+    return found
