@@ -1,6 +1,10 @@
+import copy
+from dataclasses import replace
+
 import pytest
 import torch
 from safetensors.torch import save_file
+from tokenizers import normalizers
 
 from elsa.data.sources import Text, Tokens
 from elsa.data.windows import WindowReader, windows_hash
@@ -82,6 +86,15 @@ def test_the_cache_is_written_once_and_knows_the_seed(source, reader):
     assert files() == before
     reader.training(source, 20, seed=1)
     assert len(files()) == 2
+
+
+def test_the_cache_knows_the_tokenizer_and_the_length(source, reader, tokenizer):
+    reader.evaluation(source, "test", 4)
+    assert reader.evaluation(replace(source, sequence_length=7), "test", 4).shape == (4, 7)
+    other = copy.deepcopy(tokenizer)
+    other.backend_tokenizer.normalizer = normalizers.Replace("document", "cat")
+    windows = WindowReader(tokenizer=other, cache=reader.cache).evaluation(source, "test", 4)
+    assert "cat" in tokenizer.decode(windows.flatten())
 
 
 def test_each_window_can_begin_with_bos(source, reader, tokenizer):

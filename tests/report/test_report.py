@@ -1,7 +1,11 @@
+import base64
+
 import pytest
 
 from elsa.errors import UserError
 from elsa.report.figure import perplexity_figure
+from elsa.report.grid import Cell, Grid
+from elsa.report.page import page
 from elsa.report.record import read_record, write_record
 from elsa.report.table import columns, markdown_table
 
@@ -30,6 +34,21 @@ def test_markdown_has_a_line_a_record():
     lines = markdown_table([record("dense", 0.0, a=10.0), record("wanda", 0.7, a=12.0)]).splitlines()
     assert lines[1] == "| --- | ---: | ---: | ---: | ---: | ---: |"
     assert len(lines) == 4
+
+
+def test_a_page_shows_the_best_the_runs_behind_each_number_and_what_failed(tmp_path):
+    cells = {("elsa", "50%"): Cell([9.0, 10.0], ["run-1", "run-2"]), ("wanda", "50%"): Cell([11.0], ["run-3"])}
+    grid = Grid("tiny & <small>", ["wanda", "elsa"], ["50%", "2:4"], cells, ["a note"])
+    (tmp_path / "a.png").write_bytes(b"png")
+    runs = [record("elsa", 0.5, a=9.0) | {"name": "run-1"}, record("wanda", 0.5, a=11.0) | {"name": "run-3"}]
+    text = page([grid], [tmp_path / "a.png"], runs, ["lost: killed by <SIGKILL>"])
+    assert "<h2>tiny &amp; &lt;small&gt;</h2>" in text
+    assert '<td>elsa</td><td><span title="run-1 run-2"><b>9.50 ± 0.71</b></span></td>' in text
+    assert '<td>wanda</td><td><span title="run-3">11.00</span></td><td><span title="">--</span></td>' in text
+    assert "<p>a note</p>" in text
+    assert f"data:image/png;base64,{base64.b64encode(b'png').decode()}" in text
+    assert "<li>lost: killed by &lt;SIGKILL&gt;</li>" in text
+    assert "<td>1.50 GiB</td><td>run-3</td></tr>" in text
 
 
 @pytest.mark.parametrize("levels", [[0.9], [0.5, 0.9]], ids=["bars", "curves"])
