@@ -11,7 +11,6 @@ def show_on_console() -> None:
     """Send what loggers of elsa say to the terminal: errors to stderr after "elsa: ", the rest to stdout."""
     logger = logging.getLogger("elsa")
     logger.setLevel(logging.INFO)
-    logger.propagate = False
     if not any(isinstance(handler, _Console) for handler in logger.handlers):
         logger.addHandler(_Console())
 

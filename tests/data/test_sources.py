@@ -1,8 +1,10 @@
+import hashlib
+import itertools
 import json
 
 import pytest
 
-from elsa.data.sources import HubText, Stdlib, Text
+from elsa.data.sources import SPLITS, HubText, Stdlib, Text, text_hash
 from elsa.errors import UserError
 
 
@@ -14,8 +16,37 @@ def test_stdlib_splits_are_disjoint_complete_and_stable(tmp_path):
     first, second = Stdlib(sequence_length=8), Stdlib(sequence_length=8)
     splits = {split: first.documents(split) for split in ("train", "validation", "test")}
     assert all(len(documents) > 20 for documents in splits.values())
-    assert not {document for document in splits["train"] if len(document) > 200} & set(splits["test"])
+    for one, other in itertools.combinations(splits.values(), 2):
+        assert not {document for document in one if len(document) > 200} & set(other)
     assert first.identity("test", tmp_path) == second.identity("test", tmp_path) != first.identity("train", tmp_path)
+
+
+def test_the_hash_of_a_modules_path_decides_its_split(tmp_path, monkeypatch):
+    splits = {"e": "test", "i": "test", "c": "validation", "pkg/g": "validation", "a": "train", "g": "train"}
+    others = ["test/c", "pkg/tests/e", "site-packages/i", "encodings/a", "pydoc_data/g"]
+    for name in [*splits, *others]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"{name}.py").write_text(f"# {name}")
+    monkeypatch.setattr("sysconfig.get_paths", lambda: {"stdlib": str(tmp_path)})
+    source = Stdlib(sequence_length=8)
+    for split in SPLITS:
+        expected = sorted(f"# {name}" for name in splits if splits[name] == split)
+        assert sorted(source.documents(split)) == expected
+        assert source.identity(split, tmp_path) == {"source": "stdlib", "split": split, "sha256": text_hash(expected)}
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_each_split_is_read_from_its_own_files(tmp_path, split):
+    for name in SPLITS:
+        (tmp_path / f"{name}.txt").write_text(f"text of {name}")
+    source = text(**{name: [str(tmp_path / f"{name}.txt")] for name in SPLITS})
+    source.check(split)
+    assert source.documents(split) == [f"text of {split}"]
+    content = [[".txt", hashlib.sha256(f"text of {split}".encode()).hexdigest()]]
+    assert source.identity(split, tmp_path) == {"source": "text", "split": split, "files": content, "join": None}
+    (tmp_path / f"{split}.txt").unlink()
+    with pytest.raises(UserError, match=f"{split}=.*no such file"):
+        source.check(split)
 
 
 def test_jsonl_lines_and_plain_files_are_documents(tmp_path):
@@ -66,3 +97,28 @@ def test_a_cached_hub_file_is_read_offline(tmp_path, monkeypatch):
     )  # fmt: skip
     assert source.documents("train") == ["a", "b", "c"]
     assert source.documents("test") == ["a b"]
+
+
+@pytest.mark.parametrize(("split", "documents"), [("train", ["a", "b"]), ("validation", ["c|d"]), ("test", ["e|f"])])
+def test_each_split_is_read_from_its_own_file_on_the_hub(tmp_path, monkeypatch, split, documents):
+    for name, words in {"train": "ab", "validation": "cdx", "test": "efx"}.items():
+        (tmp_path / f"{name}.json").write_text("\n".join(json.dumps({"text": word}) for word in words))
+    asked = []
+
+    def download(**arguments):
+        asked.append({key: arguments[key] for key in ("repo_id", "filename", "repo_type", "revision")})
+        return str(tmp_path / arguments["filename"])
+
+    monkeypatch.setattr("elsa.data.sources.hf_hub_download", download)
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    source = HubText(
+        sequence_length=8, repository="some/data", revision="abc", train="train.json", validation="validation.json",
+        test="test.json", join_train=None, join="|", documents_used=2,
+    )  # fmt: skip
+    assert source.documents(split) == documents
+    file = {"repo_id": "some/data", "filename": f"{split}.json", "repo_type": "dataset", "revision": "abc"}
+    assert asked == [file]
+    assert source.identity(split, tmp_path) == {
+        "source": "some/data", "revision": "abc", "file": f"{split}.json", "split": split, "documents_used": 2,
+        "join": [None, "|"],
+    }  # fmt: skip

@@ -1,6 +1,10 @@
+import copy
+from dataclasses import replace
+
 import pytest
 import torch
 from safetensors.torch import save_file
+from tokenizers import normalizers
 
 from elsa.data.sources import Text, Tokens
 from elsa.data.windows import WindowReader, windows_hash
@@ -44,6 +48,28 @@ def test_more_windows_than_text_start_another_epoch_in_another_order(source, rea
     assert distinct[1] > 1.3 * distinct[0]  # documents meet other neighbours, so windows differ
 
 
+@pytest.fixture
+def three_letters(tmp_path):
+    """A corpus whose splits share no letter."""
+    for split, letter in {"train": "x", "validation": "y", "test": "z"}.items():
+        (tmp_path / f"{split}.txt").write_text(letter * 300)
+    splits = {split: [str(tmp_path / f"{split}.txt")] for split in ("train", "validation", "test")}
+    return Text(sequence_length=10, join=None, **splits)
+
+
+def letters(tokenizer, windows):
+    return set(tokenizer.decode(windows.flatten(), skip_special_tokens=True))
+
+
+def test_training_windows_come_from_the_train_split(three_letters, reader, tokenizer):
+    assert letters(tokenizer, reader.training(three_letters, 40, seed=0)) == {"x"}
+
+
+def test_evaluation_windows_come_from_the_asked_split_and_the_cache_knows_it(three_letters, reader, tokenizer):
+    for split, letter in {"train": "x", "validation": "y", "test": "z"}.items():
+        assert letters(tokenizer, reader.evaluation(three_letters, split, None)) == {letter}
+
+
 def test_the_seed_decides_the_windows(source, reader):
     first = windows_hash(reader.training(source, 20, seed=0))
     assert windows_hash(reader.training(source, 20, seed=0)) == first
@@ -60,6 +86,15 @@ def test_the_cache_is_written_once_and_knows_the_seed(source, reader):
     assert files() == before
     reader.training(source, 20, seed=1)
     assert len(files()) == 2
+
+
+def test_the_cache_knows_the_tokenizer_and_the_length(source, reader, tokenizer):
+    reader.evaluation(source, "test", 4)
+    assert reader.evaluation(replace(source, sequence_length=7), "test", 4).shape == (4, 7)
+    other = copy.deepcopy(tokenizer)
+    other.backend_tokenizer.normalizer = normalizers.Replace("document", "cat")
+    windows = WindowReader(tokenizer=other, cache=reader.cache).evaluation(source, "test", 4)
+    assert "cat" in tokenizer.decode(windows.flatten())
 
 
 def test_each_window_can_begin_with_bos(source, reader, tokenizer):
@@ -86,3 +121,12 @@ def test_stored_token_ids_are_taken_as_they_are(tmp_path, reader):
         reader.training(stored, 5, seed=0)
     with pytest.raises(UserError, match=r"data\.test=y: .*holds calibration"):
         reader.evaluation(stored, "test", None)
+
+
+def test_each_split_has_its_own_stored_token_ids(tmp_path, reader):
+    ids = {split: torch.arange(40).view(4, 10) + 100 * i for i, split in enumerate(("train", "validation", "test"))}
+    save_file({f"{split}_ids": tensor for split, tensor in ids.items()}, tmp_path / "ids.safetensors")
+    stored = Tokens(path=str(tmp_path / "ids.safetensors"), **{split: f"{split}_ids" for split in ids})
+    assert torch.equal(reader.training(stored, 4, seed=0), ids["train"].int())
+    for split, tensor in ids.items():
+        assert torch.equal(reader.evaluation(stored, split, None), tensor.int())

@@ -5,10 +5,11 @@ import torch
 from safetensors.torch import save_file
 
 from elsa.data.sources import Tokens
-from elsa.data.windows import WindowReader
+from elsa.data.windows import WindowReader, windows_hash
 from elsa.errors import UserError
 from elsa.evaluate.evaluation import Subject
 from elsa.evaluate.perplexity import Perplexity, mean_loss
+from tests.conftest import CONFIGS, random_model
 
 
 @pytest.fixture
@@ -31,6 +32,22 @@ def test_perplexity_is_exp_of_the_loss_over_scored_targets(model, windows, sourc
     score = evaluate(model, source, tmp_path)
     assert score["perplexity"] == pytest.approx(math.exp(sum(losses) / len(losses)), rel=1e-5)
     assert (score["windows"], score["length"], score["targets"]) == (24, 16, 24 * 15)
+
+
+def test_a_model_in_training_mode_is_scored_without_dropout(windows, monkeypatch):
+    monkeypatch.setattr(CONFIGS["opt"], "dropout", 0.5)
+    assert mean_loss(random_model("opt").train(), windows) == mean_loss(random_model("opt"), windows)
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_the_asked_split_is_scored(llama, windows, tmp_path, split):
+    parts = dict(zip(("train", "validation", "test"), windows.split(8), strict=True))
+    file = tmp_path / "ids.safetensors"
+    save_file({f"{name}_ids": part.clone() for name, part in parts.items()}, file)
+    ids = Tokens(path=str(file), train="train_ids", validation="validation_ids", test="test_ids")
+    score = evaluate(llama, ids, tmp_path, split=split)
+    assert score["perplexity"] == pytest.approx(math.exp(mean_loss(llama, parts[split])))
+    assert (score["split"], score["data_sha256"]) == (split, windows_hash(parts[split]))
 
 
 def test_the_official_formula_divides_by_the_length(llama, source, tmp_path):

@@ -1,6 +1,7 @@
 """lm-eval's own tasks on files that the tests write, with the network blocked."""
 
 import json
+import statistics
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from elsa.data.windows import WindowReader
 from elsa.errors import UserError
 from elsa.evaluate.evaluation import Subject, paired, summary_of
 from elsa.evaluate.zero_shot import ZeroShot, weights_hash
-from tests.conftest import random_model
+from tests.conftest import CONFIGS, random_model
 
 ARC = [
     {
@@ -72,6 +73,17 @@ def test_accuracy_is_that_of_the_most_likely_continuation(mirror, llama, tokeniz
     assert summary_of({"zero_shot": found})["zero_shot/average"] == found["average_acc"]
 
 
+def test_a_model_in_training_mode_answers_without_dropout(tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(CONFIGS["opt"], "dropout", 0.5)
+    words = ["cat", "sat", "mat", "the"]  # a token each, so that none is far more likely than another
+    write(tmp_path / "mirror", "arc_easy", [row | {"choices": {"text": words, "label": list("ABCD")}} for row in ARC])
+    asked = zero_shot(tmp_path / "mirror", tasks=["arc_easy"])
+    found = score(asked, random_model("opt").train(), tokenizer, tmp_path)
+    prompts = [f"Question: {row['question']}\nAnswer:" for row in ARC]
+    expected = [longest(random_model("opt"), tokenizer, prompt, words) for prompt in prompts]
+    assert found["items"]["arc_easy"] == [int(choice == i % 4) for i, choice in enumerate(expected)]
+
+
 def test_scores_are_kept_by_content_and_another_model_is_really_called(mirror, tokenizer, tmp_path):
     calls = []
 
@@ -96,9 +108,10 @@ def test_scores_are_kept_by_content_and_another_model_is_really_called(mirror, t
     assert cost > 0
 
 
-def test_a_limit_is_said_and_recorded(mirror, llama, tokenizer, tmp_path, capsys):
+def test_a_limit_is_said_and_recorded(mirror, llama, tokenizer, tmp_path, caplog):
+    caplog.set_level("INFO", "elsa")
     found = score(zero_shot(mirror, limit=3), llama, tokenizer, tmp_path)
-    assert "first 3 documents of each task only: limited scores" in capsys.readouterr().out
+    assert "first 3 documents of each task only: limited scores" in caplog.text
     assert (found["limit"], found["tasks"]["rte"]["n"], len(found["items"]["rte"])) == (3, 3, 3)
 
 
@@ -117,6 +130,29 @@ def test_a_difference_is_paired_over_the_same_items():
     assert (found["a"]["difference"], found["a"]["lost"], found["a"]["gained"]) == (-0.25, 2, 1)
     error = (sum((change + 0.25) ** 2 for change in (0, -1, -1, 1)) / 3 / 4) ** 0.5
     assert found["a"]["low"] == pytest.approx(-0.25 - 1.96 * error)
+
+
+def answers(**items):
+    return {"tasks": {name: {"data_sha256": "x"} for name in items}, "items": items}
+
+
+def test_the_interval_reaches_196_standard_errors_to_either_side():
+    before, after = [1, 1, 0, 0, 1, 0, 1, 1], [0, 1, 1, 0, 1, 0, 0, 0]
+    changes = [new - old for old, new in zip(before, after, strict=True)]
+    reach = 1.96 * statistics.stdev(changes) / 8**0.5
+    assert paired(answers(a=before), answers(a=after))["a"] == {
+        "difference": -0.25, "low": pytest.approx(-0.25 - reach), "high": pytest.approx(-0.25 + reach),
+        "lost": 3, "gained": 1, "n": 8,
+    }  # fmt: skip
+
+
+def test_a_single_answer_has_an_interval_without_width():
+    found = paired(answers(a=[0]), answers(a=[1]))["a"]
+    assert (found["difference"], found["low"], found["high"]) == (1.0, 1.0, 1.0)
+
+
+def test_a_task_that_the_dense_model_was_not_asked_is_left_out():
+    assert paired(answers(a=[1]), answers(a=[1], b=[1])).keys() == {"a"}
 
 
 def test_the_hash_of_the_weights_sees_every_weight(llama):

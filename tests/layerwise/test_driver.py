@@ -6,7 +6,7 @@ from elsa.layerwise.capture import capture
 from elsa.layerwise.driver import LayerPruner, prune_blocks
 from elsa.model.weights import decoder_blocks, prunable_weights, weights_by_block
 from elsa.sparsity.pattern import Pattern
-from tests.conftest import random_model
+from tests.conftest import CONFIGS, random_model
 
 HALF = Pattern(pattern="unstructured", ratio=0.5)
 
@@ -83,6 +83,14 @@ def test_statistics_are_those_of_the_real_forward(llama, windows):
     hook.remove()
     drive(llama, probe, windows)
     torch.testing.assert_close(probe.statistics[6], expected[0], rtol=1e-4, atol=1e-4)
+
+
+def test_a_model_in_training_mode_is_run_without_dropout(windows, monkeypatch):
+    monkeypatch.setattr(CONFIGS["opt"], "dropout", 0.5)
+    evaluating, training = Probe(), Probe()
+    drive(random_model("opt"), evaluating, windows)
+    drive(random_model("opt").train(), training, windows)
+    assert all(map(torch.equal, training.statistics, evaluating.statistics))
 
 
 def test_later_blocks_see_the_pruned_ones(windows):

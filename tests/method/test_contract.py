@@ -11,7 +11,7 @@ from elsa.evaluate.perplexity import mean_loss
 from elsa.method.base import Task
 from elsa.model.weights import prunable_weights
 from elsa.sparsity.pattern import Pattern
-from tests.conftest import random_model
+from tests.conftest import CONFIGS, random_model
 from tests.method.methods import METHODS, PRECISION, TRAINING
 
 PATTERNS = {"70 %": Pattern(pattern="unstructured", ratio=0.7), "2:4": Pattern(pattern="2:4", ratio=None)}
@@ -81,6 +81,14 @@ def test_a_global_budget_is_spent_where_it_costs_least(windows, name):
         threshold = every.sort().values[round(0.7 * total)]
         for key, weight in prunable_weights(dense).items():
             assert shares[key] == pytest.approx(float((weight.value_OI.square() < threshold).float().mean()), abs=0.02)
+
+
+def test_a_budget_is_placed_without_dropout(windows, monkeypatch):
+    monkeypatch.setattr(CONFIGS["opt"], "dropout", 0.5)
+    evaluating, training = random_model("opt"), random_model("opt").train()
+    for model in (evaluating, training):
+        METHODS["wanda"].apply(model, task(windows, replace(PATTERNS["70 %"], allocation="global"))[0])
+    assert all(map(torch.equal, training.state_dict().values(), evaluating.state_dict().values()))
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "dense"])

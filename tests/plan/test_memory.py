@@ -9,7 +9,7 @@ from elsa.config.build import build
 from elsa.config.compose import compose
 from elsa.config.prune import PruneConfig
 from elsa.model.weights import prunable_weights
-from elsa.plan.memory import advice, measure, need
+from elsa.plan.memory import Need, Shape, advice, measure, need
 from elsa.sparsity.pattern import Pattern
 from tests.conftest import CONFIGS, random_model
 from tests.method.methods import METHODS, PRECISION, TRAINING
@@ -68,6 +68,32 @@ def test_each_way_to_save_memory_saves_where_it_says():
     assert chunked.logits == plain.logits / 8
     assert spread.weights == plain.weights / 4
     assert spread.peak < plain.peak
+
+
+def test_bytes_by_hand():
+    shape = Shape(
+        parameters=1000, prunable=800, largest=100, blocks=4, vocabulary=50, activations=9000, largest_block=3000,
+        boundary=500,
+    )  # fmt: skip
+    training = dataclasses.replace(TRAINING, batch_size=8, accumulation=2)  # 4 windows of 16 tokens a part
+    plain = need(shape, training, PRECISION, 16, state=4.25, devices=1)
+    assert plain == Need(
+        weights=4000, moments=8000, state=3400, gradients=4000, activations=9000, logits=64 * 50 * 16
+    )  # fmt: skip
+    assert plain.peak == 4000 + 8000 + 3400 + 9000 + 51_200
+    assert dataclasses.replace(plain, gradients=100_000).peak == 4000 + 8000 + 3400 + 100_000
+    low = dataclasses.replace(
+        PRECISION, weights="bfloat16", moments="8bit", gradient_release=True, activation_checkpointing=True,
+        loss_chunk=8,
+    )  # fmt: skip
+    assert need(shape, training, low, 16, state=3.0, devices=1) == Need(
+        weights=2000, moments=2000 * (1 + 4 / 256), state=2400, gradients=100 * 24, activations=4 * 500 + 3000,
+        logits=8 * 50 * 16,
+    )  # fmt: skip
+    assert need(shape, training, low, 16, state=0.0, devices=1).gradients == 100 * 2  # no z and u to update
+    spread = need(shape, training, PRECISION, 16, state=4.25, devices=8)  # 4 windows keep 4 devices busy
+    assert spread == Need(weights=500, moments=1000, state=425, gradients=500, activations=2250, logits=12_800)
+    assert need(shape, training, low, 16, state=3.0, devices=8).logits == 8 * 50 * 16
 
 
 def test_distillation_needs_the_dense_model_too():

@@ -2,7 +2,7 @@ import pytest
 
 from elsa.report.grid import accuracy_grids, csv_cells, grids, latex_grid, markdown_grid
 
-SPARSITY = {f"{percent}%": {"pattern": "unstructured", "ratio": percent / 100} for percent in (50, 80, 90, 95)}
+SPARSITY = {f"{percent}%": {"pattern": "unstructured", "ratio": percent / 100} for percent in (50, 80, 90, 95, 99)}
 SPARSITY |= {"2:4": {"pattern": "2:4", "ratio": None}}
 
 
@@ -64,6 +64,35 @@ def test_the_papers_numbers_stand_beside_ours_with_their_provenance_and_are_neve
     assert "| elsa (published) | 23.14 | 28.39 | 40.10 |" in lines
     assert "| elsa | **30.00** | -- | -- |" in lines
     assert "* elsa at 90%, 23.14: the paper, by second-hand note" in lines
+
+
+@pytest.mark.parametrize("lucky", [[7.0, 15.0, 12.0], [15.0, 7.0, 12.0], [12.0, 15.0, 7.0]])
+def test_the_best_is_that_of_the_mean_over_seeds_and_not_of_the_luckiest(lucky):
+    runs = [record("lucky", "50%", value, seed) for seed, value in enumerate(lucky)]
+    runs += [record("steady", "50%", value, seed) for seed, value in enumerate([10.0, 11.0, 9.5])]
+    (grid,) = grids([record("dense", "dense", 5.0), *runs])
+    assert "| lucky | 11.33 ± 4.04 |" in markdown_grid(grid).splitlines()
+    assert "| steady | **10.17 ± 0.76** |" in markdown_grid(grid).splitlines()
+    assert r"steady & \textbf{10.17 $\pm$ 0.76} \\" in latex_grid(grid).splitlines()
+
+
+@pytest.mark.parametrize("lucky", [[0.7, 0.4, 0.5], [0.4, 0.7, 0.5], [0.4, 0.5, 0.7]])
+def test_the_best_accuracy_is_the_highest_mean_over_seeds(lucky):
+    runs = [scored("dense", "dense", 0.8)] + [scored("lucky", "50%", value, i) for i, value in enumerate(lucky)]
+    (grid,) = accuracy_grids(runs + [scored("steady", "50%", value, i) for i, value in enumerate([0.6, 0.55, 0.5])])
+    assert [grid.best(column) for column in grid.columns] == ["steady", "steady"]
+    assert grid.rows == ["lucky", "steady", "dense"]
+
+
+def test_a_single_number_is_not_marked_as_the_best():
+    (grid,) = grids([record("dense", "dense", 5.0), record("wanda", "50%", 10.0), record("wanda", "90%", 20.0)])
+    assert "**" not in markdown_grid(grid)
+
+
+def test_a_hundred_and_more_is_shown_in_whole_numbers():
+    runs = [record("wanda", "50%", 99.994), record("wanda", "90%", 100.4), record("wanda", "99%", 123_400.6)]
+    (grid,) = grids([*runs, record("wanda", "99%", 121_400.6, seed=1)])
+    assert "| wanda | 99.99 | 100 | 122,401 ± 1,414 |" in markdown_grid(grid).splitlines()
 
 
 def test_latex_escapes_and_marks_the_best():

@@ -1,9 +1,13 @@
+import base64
+
 import pytest
 
 from elsa.errors import UserError
 from elsa.record.record import read_record, write_record
 from elsa.report.figure import perplexity_figure
-from elsa.report.table import columns, markdown_table
+from elsa.report.grid import Cell, Grid
+from elsa.report.page import page
+from elsa.report.table import columns, markdown_table, print_zero_shot
 
 
 def record(method, sparsity, model="tiny", **perplexity):
@@ -30,6 +34,48 @@ def test_markdown_has_a_line_a_record():
     lines = markdown_table([record("dense", 0.0, a=10.0), record("wanda", 0.7, a=12.0)]).splitlines()
     assert lines[1] == "| --- | ---: | ---: | ---: | ---: | ---: |"
     assert len(lines) == 4
+
+
+def answered(method, limit=None, **more):
+    task = {"acc": 0.6, "acc_stderr": 0.069, "n": 50, "version": 1.0, "num_fewshot": 0}
+    tasks = {"rte": task, "arc_easy": task | {"acc": 0.5, "acc_norm": 0.42, "acc_norm_stderr": 0.071}}
+    return record(method, 0.5, a=9.0) | {"zero_shot": {"tasks": tasks, "average_acc": 0.55, "limit": limit}} | more
+
+
+def test_accuracies_are_printed_by_task_and_against_the_dense_model(capsys):
+    pair = {"difference": -0.1, "low": -0.25, "high": 0.05, "lost": 8, "gained": 3, "n": 50}
+    print_zero_shot([answered("wanda", zero_shot_against_dense={"rte": pair}), record("alps", 0.5, a=9.0)])
+    out = capsys.readouterr().out
+    assert out.split("\n")[0].strip() == "zero-shot accuracy"
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines() if "wanda" in line]
+    assert rows == [
+        ["wanda", "rte", "0.600 ± 0.069", "--", "50", "-0.100 [-0.250, +0.050]", "8, 3"],
+        ["wanda", "arc_easy", "0.500 ± 0.069", "0.420 ± 0.071", "50", "--", "--"],
+    ]
+    assert "alps" not in out
+
+
+def test_limited_accuracies_are_called_so(capsys):
+    runs = [answered("wanda", limit=10), answered("alps"), record("elsa", 0.5, a=9.0)]
+    headers, rows = columns(runs)
+    assert [row[headers.index("zero-shot acc")] for row in rows] == ["55.00% (limited)", "55.00%", "--"]
+    print_zero_shot(runs)
+    assert "zero-shot accuracy, limited" in capsys.readouterr().out
+
+
+def test_a_page_shows_the_best_the_runs_behind_each_number_and_what_failed(tmp_path):
+    cells = {("elsa", "50%"): Cell([9.0, 10.0], ["run-1", "run-2"]), ("wanda", "50%"): Cell([11.0], ["run-3"])}
+    grid = Grid("tiny & <small>", ["wanda", "elsa"], ["50%", "2:4"], cells, ["a note"])
+    (tmp_path / "a.png").write_bytes(b"png")
+    runs = [record("elsa", 0.5, a=9.0) | {"name": "run-1"}, record("wanda", 0.5, a=11.0) | {"name": "run-3"}]
+    text = page([grid], [tmp_path / "a.png"], runs, ["lost: killed by <SIGKILL>"])
+    assert "<h2>tiny &amp; &lt;small&gt;</h2>" in text
+    assert '<td>elsa</td><td><span title="run-1 run-2"><b>9.50 ± 0.71</b></span></td>' in text
+    assert '<td>wanda</td><td><span title="run-3">11.00</span></td><td><span title="">--</span></td>' in text
+    assert "<p>a note</p>" in text
+    assert f"data:image/png;base64,{base64.b64encode(b'png').decode()}" in text
+    assert "<li>lost: killed by &lt;SIGKILL&gt;</li>" in text
+    assert "<td>1.50 GiB</td><td>run-3</td></tr>" in text
 
 
 @pytest.mark.parametrize("levels", [[0.9], [0.5, 0.9]], ids=["bars", "curves"])

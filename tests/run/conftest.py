@@ -1,3 +1,4 @@
+import logging
 import sys
 
 import pytest
@@ -11,6 +12,7 @@ def elsa(tmp_path, saved_model, corpus, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ELSA_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(logging.getLogger("elsa"), "handlers", [])
 
     def run(*arguments, model=True):
         base = ["model=pretrained", "model.name=small", f"model.path={saved_model}", *corpus] if model else []

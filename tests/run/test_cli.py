@@ -1,5 +1,6 @@
 """The program as a user runs it, on a small random model and a small corpus."""
 
+import copy
 import json
 import subprocess
 import sys
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from elsa.record.record import read_record, views
 from tests.run.runs import of, records
@@ -34,6 +35,22 @@ def test_elsa_prunes_saves_counts_evaluates_and_records(elsa, tmp_path):
     state = AutoModelForCausalLM.from_pretrained(folder / "model").state_dict()
     for name, count in record["sparsity"]["tensors"].items():
         assert count == {"zeros": int((state[name] == 0).sum()), "numel": state[name].numel()}
+
+
+def test_zeros_are_counted_in_the_file_and_not_in_memory(elsa, monkeypatch):
+    save_pretrained = LlamaForCausalLM.save_pretrained
+
+    def losing_a_zero(self, folder):
+        written = copy.deepcopy(self)
+        weight = written.model.layers[0].mlp.up_proj.weight.data
+        weight.view(-1)[(weight.flatten() == 0).nonzero()[0]] = 1.0
+        save_pretrained(written, folder)
+
+    monkeypatch.setattr(LlamaForCausalLM, "save_pretrained", losing_a_zero)
+    assert elsa("method=magnitude", "sparsity.ratio=0.5")[0] == 0
+    tensors = of("magnitude")[1]["sparsity"]["tensors"]
+    assert tensors["model.layers.0.mlp.gate_proj.weight"] == {"zeros": 768, "numel": 1536}
+    assert tensors["model.layers.0.mlp.up_proj.weight"] == {"zeros": 767, "numel": 1536}
 
 
 def test_dense_comes_first_and_a_finished_run_is_not_run_again(elsa):

@@ -41,3 +41,30 @@ def test_one_value_everywhere_is_shared_out_evenly():
 def test_weights_without_saliency_are_zeroed_first():
     zeros = allocate({"dead": torch.zeros(10, 10), "alive": torch.ones(10, 10)}.items(), 0.4)
     assert zeros == {"dead": 80, "alive": 0}
+
+
+@pytest.mark.parametrize("sparsity", [0.1, 1 / 3, 0.45, 0.5])
+@pytest.mark.parametrize("sizes", [[3] * 5, [9, 3, 17, 5], [7, 13, 101, 3, 5, 11]])
+def test_entries_that_tie_are_shared_out_in_proportion_and_sum_to_the_budget(sizes, sparsity):
+    zeros = allocate({number: torch.ones(size) for number, size in enumerate(sizes)}.items(), sparsity)
+    assert sum(zeros.values()) == round(sparsity * sum(sizes))
+    assert all(abs(zeros[number] - sparsity * size) <= 1 for number, size in enumerate(sizes))
+
+
+@pytest.mark.parametrize(("sparsity", "most"), [(0.5, 95), (0.8, 98), (0.2, 92)])
+def test_a_weight_keeps_a_tenth_of_its_equal_share_at_least(sparsity, most):
+    zeros = allocate({"dead": torch.zeros(100), "alive": torch.ones(900)}.items(), sparsity)
+    assert zeros == {"dead": most, "alive": round(1000 * sparsity) - most}
+
+
+@pytest.mark.parametrize(("other", "expected"), [(1.03, (40, 40)), (1.04, (80, 0))])
+def test_saliencies_within_3_percent_count_as_equal(other, expected):
+    zeros = allocate({"low": torch.ones(100), "high": torch.full((100,), other)}.items(), 0.4)
+    assert (zeros["low"], zeros["high"]) == expected
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_saliencies_of_any_dtype_are_placed_as_in_fp32(dtype):
+    found = {name: saliency.to(dtype) for name, saliency in weights(1.0, 2.0, 4.0).items()}
+    expected = allocate(((name, saliency.float()) for name, saliency in found.items()), 0.7)
+    assert allocate(found.items(), 0.7) == expected

@@ -22,6 +22,14 @@ def test_unstructured_counts_are_exact_even_if_all_scores_tie(ratio):
     assert int((~mask).sum()) == round(ratio * 600)
 
 
+@pytest.mark.parametrize(("ratio", "entries", "zeros"), [(0.7, 8, 6), (0.9, 7, 6), (0.3, 11, 3), (0.6, 7, 4)])
+def test_a_count_between_two_whole_numbers_is_rounded_to_the_nearest(ratio, entries, zeros):
+    score = torch.rand(1, entries, generator=torch.Generator().manual_seed(0))
+    assert unstructured(ratio).zeros(entries) == zeros
+    assert int((~unstructured(ratio).mask(score)).sum()) == zeros
+    assert (~unstructured(ratio).mask_rows(score.expand(3, -1))).sum(1).tolist() == [zeros] * 3
+
+
 def test_rows_lose_the_same_number():
     mask = unstructured(0.7).mask_rows(torch.rand(8, 20))
     assert (~mask).sum(1).tolist() == [14] * 8

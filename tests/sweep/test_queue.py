@@ -21,13 +21,17 @@ RUN = """
 import json, os, pathlib, signal, sys, time
 folder, *words = sys.argv[1:]
 began = time.time()
-print("began", words)
+if "stubborn" in words:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print("began", words, flush=True)
 if "dies" in words:
     os.kill(os.getpid(), signal.SIGKILL)
 if "full" in words and "smaller" not in words:
     print("no memory")
     sys.exit(3)
-time.sleep(float(os.environ.get("LASTS", 0.05)))
+if "forgets" in words:
+    sys.exit(0)
+time.sleep(60 if "endless" in words else float(os.environ.get("LASTS", 0.05)))
 seen = {name: os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")}
 pathlib.Path(folder).mkdir(parents=True)
 (pathlib.Path(folder) / "result.json").write_text(json.dumps(seen | {"began": began, "ended": time.time()}))
@@ -56,7 +60,7 @@ def results(cells):
     return [json.loads((Path(cell.folder) / "result.json").read_text()) for cell in cells if cell.state == "done"]
 
 
-def test_never_two_runs_on_one_gpu_and_a_crash_frees_it(tmp_path, capsys):
+def test_never_two_runs_on_one_gpu_and_a_crash_frees_it(tmp_path, caplog):
     words = ["job" if i % 4 else "dies" for i in range(12)]
     todo = [Cell(i, f"{i}", [word, str(i)], str(tmp_path / str(i))) for i, word in enumerate(words)]
 
@@ -76,7 +80,7 @@ def test_never_two_runs_on_one_gpu_and_a_crash_frees_it(tmp_path, capsys):
     for one, other in itertools.combinations(found, 2):
         if one["CUDA_VISIBLE_DEVICES"] == other["CUDA_VISIBLE_DEVICES"]:
             assert one["ended"] <= other["began"] or other["ended"] <= one["began"]
-    err = capsys.readouterr().err
+    err = caplog.text
     assert err.count("killed by SIGKILL on gpu") == 3
     assert "began ['dies', '0']" in err
     assert ended[0].reason.startswith("killed by SIGKILL: began")
@@ -100,7 +104,9 @@ def test_out_of_memory_is_tried_once_more_with_less(tmp_path):
     ]  # fmt: skip
     assert Path(ended[0].folder).name == "full-smaller"
     again = Manifest(tmp_path, cells(tmp_path, "full", "easy")).cells
-    assert [(cell.state, cell.folder) for cell in again] == [("done", ended[0].folder), ("done", ended[1].folder)]
+    assert [(cell.state, cell.folder, cell.changed) for cell in again] == [
+        ("done", ended[0].folder, ["smaller"]), ("done", ended[1].folder, []),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("smaller", [lambda cell: None, lambda cell: ["of no use"]])
@@ -129,6 +135,36 @@ def test_a_sweep_that_is_stopped_goes_on_and_does_nothing_twice(tmp_path):
     assert {cell.state for cell in after} == {"done"}
     for old, new in zip(before, after, strict=True):
         assert new.attempts - old.attempts == (old.state != "done")
+
+
+def test_what_is_cut_off_by_a_stop_waits_and_what_still_ends_is_done(tmp_path):
+    def killer():
+        while sum(path.read_text().startswith("began") for path in tmp_path.glob("logs/*.log")) < 2:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=killer)
+    thread.start()
+    with pytest.raises(Stopped):
+        run(tmp_path, cells(tmp_path, "endless", "stubborn", "later"), Slots(cpu_slots(2, 1)), lasts=0.5)
+    thread.join()
+    ended = read_manifest(tmp_path)
+    assert [(cell.state, cell.attempts, cell.where) for cell in ended] == [
+        ("waiting", 1, None), ("done", 1, None), ("waiting", 0, None),
+    ]  # fmt: skip
+
+
+def test_a_run_without_a_record_has_failed_whatever_its_exit_code(tmp_path):
+    forgetful, fine = run(tmp_path, cells(tmp_path, "forgets", "fine"), Slots(cpu_slots(1, 1)))
+    assert (forgetful.state, forgetful.reason) == ("failed", "exit code 0: began ['forgets']")
+    assert (fine.state, fine.reason) == ("done", None)
+
+
+def test_a_second_attempt_that_gave_nothing_is_not_gone_on_with(tmp_path):
+    (tried,) = run(tmp_path, cells(tmp_path, "full"), Slots(cpu_slots(1, 1)), smaller=lambda cell: ["of no use"])
+    assert (tried.state, tried.changed, Path(tried.folder).name) == ("failed", ["of no use"], "full-of no use")
+    (cell,) = Manifest(tmp_path, cells(tmp_path, "full")).cells
+    assert (cell.state, cell.changed, Path(cell.folder).name, cell.attempts) == ("waiting", [], "0-full", 2)
 
 
 def test_a_failed_run_is_tried_again_by_the_next_sweep(tmp_path):

@@ -37,6 +37,15 @@ def trained(windows, method="elsa", family="llama", **changes):
     return model.state_dict(), dict(logged)
 
 
+def test_the_loss_of_a_probe_is_that_without_dropout_and_training_goes_on_with_it(windows, monkeypatch):
+    monkeypatch.setattr(conftest.CONFIGS["opt"], "dropout", 0.5)
+    model = random_model("opt")
+    with torch.no_grad():
+        expected = [float(next_token_loss(model, part.long())) for part in windows[:8].chunk(2)]
+    assert loss_on(model.train(), windows[:8], 2, nullcontext()) == pytest.approx(sum(expected) / 2)
+    assert model.training
+
+
 @pytest.mark.parametrize("precision", [PRECISION, dataclasses.replace(PRECISION, gradient_release=True)])
 def test_a_probed_run_ends_with_the_very_weights_of_one_without_probes(windows, monkeypatch, precision):
     monkeypatch.setattr(conftest.CONFIGS["opt"], "dropout", 0.3)
