@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from elsa.config.prune import PruneConfig
-from elsa.evaluate.evaluation import Evaluation
+from elsa.evaluation.base import Evaluation
 from elsa.files import content_hash
 from elsa.record.key import Key, described
 

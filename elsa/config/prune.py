@@ -9,7 +9,7 @@ from elsa.admm.penalty import Penalty
 from elsa.config.commands import Paths
 from elsa.data.sources import Source
 from elsa.errors import require
-from elsa.evaluate.evaluation import Evaluation
+from elsa.evaluation.base import Evaluation
 from elsa.method.base import Method
 from elsa.model.loading import ModelSource
 from elsa.sparsity.pattern import Pattern

@@ -24,6 +24,7 @@ from elsa.errors import UserError, require
 from elsa.files import known_hash
 
 SPLITS = ("train", "validation", "test")
+_MANY = 100  # documents that can be dealt out whole
 _NOT_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idle_test", "encodings", "pydoc_data"}
 
 
@@ -110,28 +111,51 @@ class Text(TextSource):
     """Local files: plain text (a file is a document) or `.jsonl` with a `text` field (a line is a document).
 
     `train`, `validation` and `test` are a file, a folder or a list of either. `join` glues the documents of a file
-    list into one with this separator ("\\n\\n" is the usual way with WikiText); null keeps them apart.
+    list into one with this separator ("\\n\\n" is the usual way with WikiText); null keeps them apart. `held_out`: the
+    share of train that is kept back for each of validation and test, as far as these are not named: of the documents
+    where there are a hundred, else of the text at its end.
     """
 
     train: list[str] = field(default_factory=list)
     validation: list[str] = field(default_factory=list)
     test: list[str] = field(default_factory=list)
     join: str | None = None
+    held_out: float = 0.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(0 <= self.held_out < 0.5, "held_out", self.held_out, "a share below 0.5, for example 0.1; 0 for none")
 
     def check(self, split: str) -> None:
-        names = getattr(self, split)
-        require(bool(names), split, "[]", "this run needs the split; name its files")
+        names = getattr(self, split) or (self.train if self.held_out else [])
+        require(bool(names), split, "[]", "this run needs the split; name its files, or set data.held_out=0.1")
         for name in names:
             require(Path(name).exists(), split, name, "no such file or folder")
 
     def documents(self, split: str) -> list[str]:
-        texts = [text for name in getattr(self, split) for path in _files(Path(name)) for text in _read(path)]
-        return _joined(texts, self.join)
+        texts = [text for path in self._paths(split) for text in _read(path)]
+        return _joined(self._part(texts, split) if split in self._parts else texts, self.join)
 
     def identity(self, split: str, cache: Path) -> dict[str, Any]:
-        files = [path for name in getattr(self, split) for path in _files(Path(name))]
-        content = [[path.suffix, known_hash(path, cache)] for path in files]
-        return {"source": "text", "split": split, "files": content, "join": self.join}
+        content = [[path.suffix, known_hash(path, cache)] for path in self._paths(split)]
+        part = [self.held_out, list(self._parts)] if split in self._parts else []
+        return {"source": "text", "split": split, "files": content, "join": self.join, "part": part}
+
+    def _paths(self, split: str) -> list[Path]:
+        return [path for name in getattr(self, split) or self.train for path in _files(Path(name))]
+
+    @property
+    def _parts(self) -> dict[str, tuple[float, float]]:
+        """{split: from where to where it takes train}, for the splits that are cut out of it, and what that leaves."""
+        kept_back = [split for split in ("test", "validation") if self.held_out and not getattr(self, split)]
+        bounds = {split: (i * self.held_out, (i + 1) * self.held_out) for i, split in enumerate(kept_back)}
+        return bounds | {"train": (len(kept_back) * self.held_out, 1.0)} if kept_back else {}
+
+    def _part(self, texts: list[str], split: str) -> list[str]:
+        low, high = self._parts[split]
+        if len(texts) >= _MANY:  # by a hash, so that equal documents go to the same split
+            return [text for text in texts if low <= int(text_hash([text])[:8], 16) / 2**32 < high]
+        return [text[round((1 - high) * len(text)) : round((1 - low) * len(text))] for text in texts]
 
 
 @dataclass(frozen=True, kw_only=True)

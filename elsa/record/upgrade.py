@@ -2,8 +2,10 @@
 
 from typing import Any
 
-_MOVED = {"elsa.admm.training.Training": "elsa.train.budget.Training"}
-_MOVED |= {"elsa.admm.precision.Precision": "elsa.train.precision.Precision"}
+_MOVED = {
+    "elsa.admm.training.": "elsa.train.budget.", "elsa.admm.precision.": "elsa.train.precision.",
+    "elsa.evaluate.": "elsa.evaluation.",
+}  # fmt: skip
 _RENAMED = {"init": "start", "init_weights": "start_weights"}  # keys of Elsa+
 _NO_SETTINGS = {"probe_every", "activations", "device", "checkpoint", "plan"}  # once counted, without effect
 _SCORES = ("perplexity", "zero_shot", "zero_shot_against_dense")
@@ -32,7 +34,10 @@ def upgraded_config(config: Any) -> Any:
         return config
     renamed = _RENAMED if str(config.get("_target_", "")).endswith(".ElsaPlus") else {}
     new = {renamed.get(key, key): upgraded_config(value) for key, value in config.items()}
-    return new | {"_target_": _MOVED.get(new["_target_"], new["_target_"])} if "_target_" in new else new
+    for before, now in _MOVED.items():
+        if str(new.get("_target_", "")).startswith(before):
+            new["_target_"] = now + new["_target_"].removeprefix(before)
+    return new
 
 
 def _typed(settings: Any) -> Any:

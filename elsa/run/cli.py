@@ -7,10 +7,11 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 
+from elsa.config.compose import one_line
 from elsa.errors import OUT_OF_MEMORY, Stopped, UserError, did_you_mean
 from elsa.log import show_on_console
 
@@ -49,13 +50,13 @@ def main() -> None:
         for error in stopped_by:
             raise error
     except (UserError, HydraException, OmegaConfBaseException) as error:
-        _fail(_one_line(error))
+        _fail(one_line(error, arguments))
     except Stopped as stopped:
         _leave(str(stopped), stopped.exit_code)
     except RuntimeError as error:
         if not _is_out_of_memory(error):
             raise
-        _leave(f"out of memory: {_one_line(error)}; elsa plan says what would fit", OUT_OF_MEMORY)
+        _leave(f"out of memory: {one_line(error, arguments)}; elsa plan says what would fit", OUT_OF_MEMORY)
 
 
 def _check_choice(argument: str) -> None:
@@ -99,20 +100,6 @@ def _hydra_main(command: str, stopped_by: list[Exception]) -> Callable:
         config_path=str(CONF),
         config_name="prune" if command in ("plan", "doctor", "fetch") else command,
     )(guarded)
-
-
-def _one_line(error: Exception) -> str:
-    cause = error.__cause__
-    if isinstance(error, MissingConfigException) and error.options:
-        group, _, name = str(error.missing_cfg_file).rpartition("/")
-        return f"{group}={name}: no such choice; {did_you_mean(name, error.options)}"
-    if isinstance(cause, ConfigKeyError | AttributeError) and getattr(cause, "parent_node", None) is not None:
-        known = [str(key) for key in cause.parent_node if key != "_target_"]
-        group = cause.full_key.split(".")[0]
-        if any(argument.startswith(f"{group}=") and "," in argument for argument in sys.argv):
-            return f"{cause.full_key}: not a key of every {group}; in a sweep over {group} write ++{cause.full_key}=..."
-        return f"{cause.full_key}: no such key; {did_you_mean(str(cause.key), known)}"
-    return " ".join(str(error).split())
 
 
 def _fail(line: str) -> None:

@@ -13,39 +13,52 @@ from elsa.config.compose import plain
 from elsa.config.identity import evaluation_key
 from elsa.config.prune import EvaluateConfig, resolved_device
 from elsa.data.windows import WindowReader
-from elsa.evaluate.evaluation import Subject
+from elsa.evaluation.base import Subject
 from elsa.files import content_hash, file_hash
 from elsa.model.loading import Pretrained
 from elsa.model.weights import prunable_weights
 from elsa.record.environment import environment
 from elsa.record.record import Record, evaluation_of, read_record, scored, write_record
 from elsa.report.table import print_zero_shot
-from elsa.run.job import alone
+from elsa.run.job import Finished, alone
 
 
 def evaluate(composed: DictConfig) -> None:
-    """Load, evaluate, print, and add the scores to the record; scores that are there are only printed."""
+    """Score and print."""
     config = plain(composed)
     run = build(EvaluateConfig, config)
     hub.use_mirror(run.paths.mirror)
+    finished = score(run, config)
+    _print(finished.record)
+    print(f"record {finished.folder}/result.json")
+
+
+def score(run: EvaluateConfig, config: dict[str, Any]) -> Finished:
+    """Load, evaluate, and add the scores to the record of the run, or to a new one; what is there is not done again.
+
+    `config` is the resolved config of `run`.
+    """
     check_evaluate(run)
-    folder = run.model_folder.parent if (run.model_folder.parent / "result.json").is_file() else None
+    folder = next((each for each in _folders(run) if (each / "result.json").is_file()), None)
     if folder is None:
-        record = _score(run, config, None)
+        record = _scored(run, config, None)
         folder = Path(run.paths.outputs) / "evaluations" / record["name"]
         write_record(folder, record)
     else:
         with alone(folder):
-            record = _score(run, config, read_record(folder))
+            record = _scored(run, config, read_record(folder))
             write_record(folder, record)
-    key = str(evaluation_key(run.eval, Path(run.paths.cache)))
-    evaluation = evaluation_of(record, key)
+    evaluation = evaluation_of(record, str(evaluation_key(run.eval, Path(run.paths.cache))))
     assert evaluation is not None, "it was just added"
-    _print(scored(record, evaluation))
-    print(f"record {folder}/result.json")
+    return Finished(folder, scored(record, evaluation))
 
 
-def _score(run: EvaluateConfig, config: dict[str, Any], record: Record | None) -> Record:
+def _folders(run: EvaluateConfig) -> tuple[Path, Path]:
+    """Where the record of the checkpoint's run would lie: beside its model's folder, or in the one that is given."""
+    return run.model_folder.parent, Path(run.checkpoint)
+
+
+def _scored(run: EvaluateConfig, config: dict[str, Any], record: Record | None) -> Record:
     """The record with this evaluation: that of the run, or a new one for a folder that no run left."""
     cache = Path(run.paths.cache)
     key = str(evaluation_key(run.eval, cache))

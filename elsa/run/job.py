@@ -20,7 +20,7 @@ from elsa.config.checks import check_prune
 from elsa.config.identity import evaluation_key, pruned_key, run_name, same_question, settings
 from elsa.config.prune import PruneConfig, resolved_device
 from elsa.data.windows import WindowReader, windows_hash
-from elsa.evaluate.evaluation import Subject, paired, summary_of
+from elsa.evaluation.base import Subject, paired, summary_of
 from elsa.files import file_hash, flattened, read_json, write_json
 from elsa.method.base import Task
 from elsa.method.dense import Dense

@@ -113,5 +113,5 @@ def test_libraries_stay_in_their_place():
                 if module.split(".")[0] in users:
                     users[module.split(".")[0]].add(path.relative_to(ROOT / "elsa").parts[0])
     assert users["wandb"] == {"track"}
-    assert users["lm_eval"] == {"evaluate"}
-    assert users["transformers"] == {"model", "data", "checkpoint", "evaluate", "plan", "run"}
+    assert users["lm_eval"] == {"evaluation"}
+    assert users["transformers"] == {"model", "data", "checkpoint", "evaluation", "plan", "run"}

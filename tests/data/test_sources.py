@@ -43,7 +43,8 @@ def test_each_split_is_read_from_its_own_files(tmp_path, split):
     source.check(split)
     assert source.documents(split) == [f"text of {split}"]
     content = [[".txt", hashlib.sha256(f"text of {split}".encode()).hexdigest()]]
-    assert source.identity(split, tmp_path) == {"source": "text", "split": split, "files": content, "join": None}
+    expected = {"source": "text", "split": split, "files": content, "join": None, "part": []}
+    assert source.identity(split, tmp_path) == expected
     (tmp_path / f"{split}.txt").unlink()
     with pytest.raises(UserError, match=f"{split}=.*no such file"):
         source.check(split)
@@ -122,3 +123,22 @@ def test_each_split_is_read_from_its_own_file_on_the_hub(tmp_path, monkeypatch, 
         "source": "some/data", "revision": "abc", "file": f"{split}.json", "split": split, "documents_used": 2,
         "join": [None, "|"],
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("count", [1, 300], ids=["of the text", "of the documents"])
+def test_splits_that_are_not_named_are_held_out_of_train(tmp_path, count):
+    lines = [f"{number:04} " * (400 // count + 1) for number in range(count)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
+    source = text(train=[str(tmp_path / "a.jsonl")], held_out=0.1)
+    parts = {split: "".join(source.documents(split)) for split in SPLITS}
+    whole = len("".join(lines))
+    assert len(parts["train"]) == pytest.approx(0.8 * whole, rel=0.1)
+    assert len(parts["test"]) == pytest.approx(0.1 * whole, rel=0.3)
+    assert sum(map(len, parts.values())) == whole
+    if count > 1:
+        assert not set(source.documents("train")) & {*source.documents("test"), *source.documents("validation")}
+    assert len({json.dumps(source.identity(split, tmp_path)) for split in SPLITS}) == 3
+    (tmp_path / "b.txt").write_text("named")
+    named = text(train=[str(tmp_path / "a.jsonl")], test=[str(tmp_path / "b.txt")], held_out=0.1)
+    assert named.documents("test") == ["named"]
+    assert len("".join(named.documents("train"))) == pytest.approx(0.9 * whole, rel=0.1)

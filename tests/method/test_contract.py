@@ -7,7 +7,7 @@ import torch
 
 from elsa.admm.penalty import Constant
 from elsa.errors import UserError
-from elsa.evaluate.perplexity import mean_loss
+from elsa.evaluation.perplexity import mean_loss
 from elsa.method.base import Task
 from elsa.model.weights import prunable_weights
 from elsa.sparsity.pattern import Pattern

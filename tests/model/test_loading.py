@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from elsa.errors import UserError
-from elsa.evaluate.perplexity import mean_loss
+from elsa.evaluation.perplexity import mean_loss
 from elsa.model.loading import Embedded, PackagedGguf, Pretrained
 from elsa.model.weights import coverage
 

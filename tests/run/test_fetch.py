@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from elsa import hub
-from elsa.evaluate import zero_shot
+from elsa.evaluation import zero_shot
 
 
 @pytest.fixture

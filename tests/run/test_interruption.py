@@ -57,7 +57,7 @@ def test_what_was_saved_is_not_trained_again(elsa, monkeypatch):
 
     elsa("method=dense")
     with monkeypatch.context() as patch:
-        patch.setattr("elsa.evaluate.perplexity.Perplexity.evaluate", broken)
+        patch.setattr("elsa.evaluation.perplexity.Perplexity.evaluate", broken)
         with pytest.raises(KeyboardInterrupt):
             elsa(*few)
     monkeypatch.setattr("elsa.method.elsa.Elsa.apply", lambda *_: pytest.fail("trained again"))

@@ -106,7 +106,7 @@ def test_a_report_finds_what_evaluate_wrote(elsa, wanda, corpus):
 
 def test_evaluate_and_prune_share_their_scores(elsa, wanda, corpus, monkeypatch):
     folder, record = wanda
-    monkeypatch.setattr("elsa.evaluate.perplexity.Perplexity.evaluate", lambda *_: pytest.fail("scored again"))
+    monkeypatch.setattr("elsa.evaluation.perplexity.Perplexity.evaluate", lambda *_: pytest.fail("scored again"))
     code, out, err = elsa("evaluate", f"checkpoint={folder}", *corpus, model=False)
     assert code == 0, err
     assert f"perplexity {record['perplexity']['held_out']['perplexity']:.4f}" in out

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from elsa.data.sources import SPLITS, Source
 from elsa.data.windows import WindowReader, windows_hash
 from elsa.errors import require, under
-from elsa.evaluate.evaluation import Evaluation, Subject
+from elsa.evaluation.base import Evaluation, Subject
 from elsa.track.progress import progress
 
 _TOKENS_A_BATCH = 2048

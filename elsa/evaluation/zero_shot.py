@@ -29,7 +29,7 @@ from torch import nn
 from elsa import hub
 from elsa.data.windows import WindowReader
 from elsa.errors import UserError, did_you_mean, require
-from elsa.evaluate.evaluation import Evaluation, Subject
+from elsa.evaluation.base import Evaluation, Subject
 from elsa.files import content_hash, file_hash, known_hash, read_json, write_atomically, write_json
 from elsa.track.progress import progress
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from elsa.data.windows import WindowReader
 from elsa.errors import under
-from elsa.evaluate.evaluation import Evaluation, Subject
+from elsa.evaluation.base import Evaluation, Subject
 
 
 @dataclass(frozen=True, kw_only=True)

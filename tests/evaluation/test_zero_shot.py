@@ -8,8 +8,8 @@ import torch
 
 from elsa.data.windows import WindowReader
 from elsa.errors import UserError
-from elsa.evaluate.evaluation import Subject, paired, summary_of
-from elsa.evaluate.zero_shot import ZeroShot, weights_hash
+from elsa.evaluation.base import Subject, paired, summary_of
+from elsa.evaluation.zero_shot import ZeroShot, weights_hash
 from tests.conftest import CONFIGS, random_model
 
 ARC = [

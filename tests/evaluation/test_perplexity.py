@@ -7,8 +7,8 @@ from safetensors.torch import save_file
 from elsa.data.sources import Tokens
 from elsa.data.windows import WindowReader, windows_hash
 from elsa.errors import UserError
-from elsa.evaluate.evaluation import Subject
-from elsa.evaluate.perplexity import Perplexity, mean_loss
+from elsa.evaluation.base import Subject
+from elsa.evaluation.perplexity import Perplexity, mean_loss
 from tests.conftest import CONFIGS, random_model
 
 

@@ -1,0 +1,207 @@
+"""The way in from Python: the same runs as on the command line, or a model in memory.
+
+Shapes: N windows of L tokens (`windows_NL`).
+"""
+
+import os
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from elsa import hub
+from elsa.admm.penalty import Auto, Penalty
+from elsa.config.build import build
+from elsa.config.compose import choices, compose
+from elsa.config.prune import EvaluateConfig, PruneConfig
+from elsa.data.sources import Stdlib, TextSource
+from elsa.data.windows import WindowReader
+from elsa.errors import UserError, require
+from elsa.method.base import Method, Task
+from elsa.model.loading import Pretrained
+from elsa.model.weights import prunable_weights
+from elsa.record.record import Record
+from elsa.run.evaluate import score
+from elsa.run.job import Finished, run_with_dense
+from elsa.sparsity.pattern import Pattern
+from elsa.train.budget import Training
+from elsa.train.precision import Precision
+
+_HELD_OUT = 0.1  # of own text without splits, for validation and for test each
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run. `folder`: where it lies. `record`: its `result.json` with the scores that were asked for."""
+
+    folder: Path
+    record: Record
+
+    @property
+    def perplexity(self) -> float:
+        """On the first evaluation set; `perplexities` has all."""
+        return next(iter(self.perplexities.values()))
+
+    @property
+    def perplexities(self) -> dict[str, float]:
+        """By evaluation set."""
+        return {name: score["perplexity"] for name, score in self.record["perplexity"].items()}
+
+    @property
+    def sparsity(self) -> float:
+        """The fraction of zeros, as counted in the saved file."""
+        return self.record["sparsity"]["counted"]
+
+    @cached_property
+    def _loaded(self) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+        return load(self.folder)
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The pruned model, loaded when it is first asked for."""
+        return self._loaded[0]
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        """Its tokenizer."""
+        return self._loaded[1]
+
+
+def prune(
+    model: str | Path = "tiny",
+    method: str = "elsa",
+    sparsity: float | str = 0.5,
+    *,
+    data: str | Path | Sequence[str | Path] | None = None,
+    steps: int | None = None,
+    overrides: Iterable[str] = (),
+) -> Run:
+    """Prune, save, evaluate and record, as `elsa prune` does; a finished run is found and not run again.
+
+    `model`: a choice of `conf/model`, a folder, or a hub id. `method`: a choice of `conf/method`. `sparsity`: the
+    fraction of zeros, or "keep:group" such as "2:4". `data`: a choice of `conf/data`, or files and folders of text, a
+    tenth of which is held out for each of validation and test; None for the Python standard library's sources. `steps`:
+    of a method that trains. `overrides`: any further key, as on the command line ("training.learning_rate=1e-3").
+
+    Raises `UserError` for what cannot run, in the words of the command line.
+    """
+    given = [*_model(model), f"method={method}", *_sparsity(sparsity), *_data(data)]
+    given += [] if steps is None else [f"training.steps={steps}"]
+    config = compose(*given, *overrides)
+    run = build(PruneConfig, config)
+    hub.use_mirror(run.paths.mirror)
+    return _finished(run_with_dense(run, config)[-1])
+
+
+def evaluate(checkpoint: str | Path | Run, *, overrides: Iterable[str] = ()) -> Run:
+    """Score a saved model as `elsa evaluate` does, and add that to its record. `overrides`: as on the command line."""
+    folder = checkpoint.folder if isinstance(checkpoint, Run) else checkpoint
+    config = compose(f"checkpoint={_quoted(folder)}", *overrides, command="evaluate")
+    run = build(EvaluateConfig, config)
+    hub.use_mirror(run.paths.mirror)
+    return _finished(score(run, config))
+
+
+def load(
+    folder: str | Path, dtype: str = "float32", device: str = "cpu"
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """Model, in evaluation mode, and tokenizer of a run's folder, or of any folder that transformers loads."""
+    where = Path(folder) / "model" if (Path(folder) / "model").is_dir() else Path(folder)
+    require(where.is_dir(), "folder", folder, "no such folder; give a run's folder or that of a model")
+    source = Pretrained(name=where.name, path=str(where), dtype=dtype)
+    source.check()
+    return source.load(_cache(), device)
+
+
+def prune_model(
+    model: nn.Module,
+    text: PreTrainedTokenizerFast | torch.Tensor,
+    method: Method,
+    sparsity: float | str | Pattern,
+    *,
+    data: TextSource | None = None,
+    training: Training | None = None,
+    penalty: Penalty | None = None,
+    precision: Precision | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Prune an nn.Module in place, without files; facts about how it went.
+
+    `text`: token windows [N, L] of any integer type, of which the method takes the first that it needs; or a tokenizer,
+    with which windows are cut from `data` (by default 256 tokens of the Python standard library's sources). `sparsity`:
+    the fraction of zeros, "keep:group", or a `Pattern`. `training`, `penalty`, `precision`: of a method that trains.
+
+    Raises `UserError` for what cannot run.
+    """
+    random.seed(seed)
+    torch.manual_seed(seed)
+    pattern = sparsity if isinstance(sparsity, Pattern) else _pattern(sparsity)
+    training = training or Training()
+    method.check(training)
+
+    def windows(count: int) -> torch.Tensor:
+        if isinstance(text, torch.Tensor):
+            enough = len(text) >= count
+            require(enough, "text", f"{len(text)} windows", f"{type(method).__name__} needs {count}")
+            return text[:count].int()
+        reader = WindowReader(tokenizer=text, cache=_cache())
+        return reader.training(data or Stdlib(sequence_length=256), count, seed)
+
+    task = Task(
+        pattern=pattern, training=training, penalty=penalty or Auto(), precision=precision or Precision(),
+        windows=windows,
+    )  # fmt: skip
+    facts = method.apply(model, task)
+    zeros = {name: float((weight.value_OI == 0).float().mean()) for name, weight in prunable_weights(model).items()}
+    return facts | {"zeros": zeros}
+
+
+def _finished(finished: Finished) -> Run:
+    return Run(finished.folder, finished.record)
+
+
+def _model(model: str | Path) -> list[str]:
+    if str(model) in choices("model"):
+        return [f"model={model}"]
+    name = Path(model).resolve().name if Path(model).is_dir() else Path(str(model)).name
+    return ["model=pretrained", f"model.path={_quoted(model)}", f"model.name={_quoted(name)}"]
+
+
+def _sparsity(sparsity: float | str) -> list[str]:
+    if isinstance(sparsity, str):
+        return ["sparsity=n_of_m", f"sparsity.pattern={_quoted(sparsity)}"]
+    return [f"sparsity.ratio={sparsity}"]
+
+
+def _pattern(sparsity: float | str) -> Pattern:
+    if isinstance(sparsity, str):
+        return Pattern(pattern=sparsity, ratio=None)
+    return Pattern(pattern="unstructured", ratio=float(sparsity))
+
+
+def _data(data: str | Path | Sequence[str | Path] | None) -> list[str]:
+    if data is None:
+        return []
+    if str(data) in choices("data"):
+        return [f"data={data}"]
+    files = [data] if isinstance(data, (str, Path)) else list(data)
+    if not files:
+        raise UserError("data=[]: name a file, a folder, or a choice of conf/data")
+    return ["data=text", f"data.train=[{','.join(map(_quoted, files))}]", f"data.held_out={_HELD_OUT}"]
+
+
+def _quoted(value: str | Path) -> str:
+    """As Hydra's grammar wants a value that may hold any character."""
+    escaped = str(value).replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def _cache() -> Path:
+    """Where the command line keeps windows and hashes too."""
+    return Path(os.environ.get("ELSA_CACHE") or Path.home() / ".cache" / "elsa")

@@ -1,0 +1,31 @@
+"""The methods by their classes, and what they train with: `elsa.methods.Wanda(calibration_windows=32)`."""
+
+from elsa.method.alps import Alps
+from elsa.method.dense import Dense
+from elsa.method.elsa import Elsa
+from elsa.method.elsa_plus import ElsaPlus
+from elsa.method.finetuned import FineTuned
+from elsa.method.l_admm import LAdmm
+from elsa.method.magnitude import Magnitude
+from elsa.method.safe import Safe
+from elsa.method.sparsegpt import SparseGPT
+from elsa.method.sparsellm import SparseLLM
+from elsa.method.wanda import Wanda
+from elsa.train.budget import Training
+from elsa.train.precision import Precision
+
+__all__ = [
+    "Alps",
+    "Dense",
+    "Elsa",
+    "ElsaPlus",
+    "FineTuned",
+    "LAdmm",
+    "Magnitude",
+    "Precision",
+    "Safe",
+    "SparseGPT",
+    "SparseLLM",
+    "Training",
+    "Wanda",
+]  # fmt: skip
