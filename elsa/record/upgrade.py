@@ -7,6 +7,10 @@ _MOVED = {
     "elsa.evaluate.": "elsa.evaluation.",
 }  # fmt: skip
 _RENAMED = {"init": "start", "init_weights": "start_weights"}  # keys of Elsa+
+_ADDED = {  # knobs that came later, with the value that changes nothing
+    "ElsaPlus": {"dual_step": 1.0, "dual_from": 0.0, "dual_limit": None}, "Training": {"distinct_windows": None},
+    "Text": {"held_out": 0.0},
+}  # fmt: skip
 _NO_SETTINGS = {"probe_every", "activations", "device", "checkpoint", "plan"}  # once counted, without effect
 _SCORES = ("perplexity", "zero_shot", "zero_shot_against_dense")
 
@@ -21,7 +25,7 @@ def upgraded(record: dict[str, Any]) -> dict[str, Any]:
     evaluation = {"key": None, "config": config.get("eval"), "seconds": record.get("seconds", {}).get("evaluate")}
     return kept | {
         "format": 3, "key": None, "config": config,
-        "settings": _typed({k: v for k, v in record.get("settings", {}).items() if k not in _NO_SETTINGS}),
+        "settings": _settings(record.get("settings", {})),
         "evaluations": [evaluation | scores],
     }  # fmt: skip
 
@@ -40,9 +44,20 @@ def upgraded_config(config: Any) -> Any:
     return new
 
 
+def _settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """Without what never changed a result: other keys then, and a penalty beside hard projections."""
+    counted = {key: value for key, value in settings.items() if key not in _NO_SETTINGS}
+    if counted.get("method", {}).get("hard"):
+        counted.pop("penalty", None)
+    return _typed(counted)
+
+
 def _typed(settings: Any) -> Any:
     """Settings whose groups are named by their class alone."""
     if not isinstance(settings, dict):
         return settings
     new = {key: _typed(value) for key, value in upgraded_config(settings).items()}
-    return {"type": new.pop("_target_").rpartition(".")[2]} | new if "_target_" in new else new
+    if "_target_" not in new:
+        return new
+    name = new.pop("_target_").rpartition(".")[2]
+    return {"type": name} | _ADDED.get(name, {}) | new

@@ -2,10 +2,6 @@
 
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
@@ -18,12 +14,23 @@ _DENSE_LINE = {"color": "black", "linestyle": "--", "linewidth": 1}
 _WITH_LEGEND = (10, 5)  # inches
 
 
+def _figure(width: float, height: float) -> Figure:
+    """An empty picture in inches. Made without pyplot, which would choose a backend for the whole process."""
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _one_panel(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = _figure(width, height)
+    return figure, figure.subplots()
+
+
 def perplexity_figure(records: list[dict], path: Path) -> None:
     """A PNG with a panel per evaluation set: bars at one sparsity, curves over several, on a log axis."""
     sets = list(dict.fromkeys(name for record in records for name in record["perplexity"]))
     pruned = [record for record in records if record["sparsity"]["counted"] > 0.01]
     levels = {round(record["sparsity"]["counted"], 2) for record in pruned}
-    figure, axes = plt.subplots(1, len(sets), figsize=(7 * len(sets), 4), squeeze=False, layout="constrained")
+    figure = _figure(7 * len(sets), 4)
+    axes = figure.subplots(1, len(sets), squeeze=False)
     for axis, name in zip(axes[0], sets, strict=True):
         scored = [record for record in records if name in record["perplexity"]]
         if len(levels) > 1:
@@ -66,7 +73,7 @@ def _curves(axis: Axes, records: list[dict], name: str) -> None:
 
 def grid_figure(grid: Grid, path: Path) -> None:
     """A PNG of a grid: perplexity on a log axis over the patterns, a line a method, bars for the spread over seeds."""
-    figure, axis = plt.subplots(figsize=_WITH_LEGEND, layout="constrained")
+    figure, axis = _one_panel(*_WITH_LEGEND)
     for row in grid.rows:
         there = [pattern for pattern in grid.columns if (row, pattern) in grid.cells]
         cells = [grid.cells[row, pattern] for pattern in there]
@@ -84,7 +91,7 @@ def grid_figure(grid: Grid, path: Path) -> None:
 
 def accuracy_figure(grid: Grid, path: Path) -> None:
     """A PNG of a grid of accuracies: a group of bars for each task, error bars for the spread or the standard error."""
-    figure, axis = plt.subplots(figsize=_WITH_LEGEND, layout="constrained")
+    figure, axis = _one_panel(*_WITH_LEGEND)
     width = 0.8 / len(grid.rows)
     for number, row in enumerate(grid.rows):
         there = [column for column in grid.columns if (row, column) in grid.cells]
@@ -119,7 +126,7 @@ def pareto_figure(records: list[dict], name: str, path: Path) -> None:
 
 def _scatter(points: list[tuple], name: str, title: str, label: str, path: Path, front: bool = False) -> None:
     """Perplexity over any number of each record, on log axes. `front`: join those that no other beats in both."""
-    figure, axis = plt.subplots(figsize=_WITH_LEGEND, layout="constrained")
+    figure, axis = _one_panel(*_WITH_LEGEND)
     several = len({record["model"] for _, record in points}) > 1
     scored = [(place, record["perplexity"][name]["perplexity"], record) for place, record in points]
     for method in dict.fromkeys(record["method"] for _, record in points):
@@ -154,9 +161,8 @@ def convergence_figure(curves: dict[str, list[tuple[str, list[dict]]]], title: s
 
     Above the loss that is minimised; below cross-entropy on the probe's batch, f(x) solid and f(z) dashed.
     """
-    figure, axes = plt.subplots(
-        2, len(curves), figsize=(4 * len(curves) + 3, 7), squeeze=False, layout="constrained", sharex="col"
-    )
+    figure = _figure(4 * len(curves) + 3, 7)
+    axes = figure.subplots(2, len(curves), squeeze=False, sharex="col")
     labels = list(dict.fromkeys(label for runs in curves.values() for label, _ in runs))
     for (above, below), (pattern, runs) in zip(axes.T, curves.items(), strict=True):
         for label, lines in runs:
@@ -204,7 +210,7 @@ def sparsity_figure(record: dict, path: Path) -> None:
     """A PNG of the share of zeros of every pruned weight, in the order of the blocks."""
     tensors = record["sparsity"]["tensors"]
     shares = [count["zeros"] / count["numel"] for count in tensors.values()]
-    figure, axis = plt.subplots(figsize=(8, 3), layout="constrained")
+    figure, axis = _one_panel(8, 3)
     axis.bar(range(len(shares)), shares, width=1.0)
     axis.set_ylim(0, 1)
     axis.set_xlabel(f"weight, of {len(shares)} in the order of the blocks")
@@ -217,7 +223,7 @@ def mask_change_figure(changes: dict[int, dict[str, float]], title: str, path: P
     """A PNG heat map: the share of a weight's mask that changed at each z-update, weights by steps."""
     steps, names = list(changes), list(next(iter(changes.values())))
     shares = [[changes[step][name] for step in steps] for name in names]
-    figure, axis = plt.subplots(figsize=(8, 4), layout="constrained")
+    figure, axis = _one_panel(8, 4)
     picture = axis.imshow(shares, aspect="auto", extent=(steps[0], steps[-1], len(names), 0), interpolation="nearest")
     figure.colorbar(picture, label="share of the mask that changed")
     axis.set_xlabel("step")
@@ -228,4 +234,3 @@ def mask_change_figure(changes: dict[int, dict[str, float]], title: str, path: P
 
 def _save(figure: Figure, path: Path, dpi: int) -> None:
     write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=dpi))
-    plt.close(figure)

@@ -1,7 +1,6 @@
 """Pictures are looked at by people; here, that they are drawn from what they claim to show."""
 
 import pytest
-from matplotlib import pyplot as plt
 from matplotlib.container import BarContainer
 
 from elsa.report import figure
@@ -10,18 +9,22 @@ from elsa.report.grid import Cell, Grid
 
 @pytest.fixture
 def drawn(monkeypatch, tmp_path):
-    """Draw without closing; returns the axes."""
-    monkeypatch.setattr(plt, "close", lambda _: None)
+    """Draw to a file; returns the figure."""
+    made, save = [], figure._save
+
+    def keep(drawn, path, dpi):
+        made.append(drawn)
+        save(drawn, path, dpi)
+
+    monkeypatch.setattr(figure, "_save", keep)
 
     def draw(function, *arguments):
         path = tmp_path / "picture.png"
         function(*arguments, path)
         assert path.stat().st_size > 10_000
-        return plt.gcf()
+        return made[-1]
 
-    yield draw
-    monkeypatch.undo()
-    plt.close("all")
+    return draw
 
 
 def record(method, zeros, perplexity, model="tiny", numel=100):
