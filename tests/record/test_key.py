@@ -44,7 +44,7 @@ def package(tmp_path, monkeypatch):
 
 
 BASE = {
-    "main": '"""Doc."""\nfrom pack.used import f\ndef g():\n    """Doc."""\n    from pack import late\n    return f()\n',
+    "main": '"""Doc."""\nfrom pack.used import f\ndef g():\n    """Doc."""\n    from pack import late\n    f()\n',
     "used": "def f():\n    return 1\n", "late": "X = 1\n", "other": "Y = 1\n",
 }  # fmt: skip
 
@@ -54,7 +54,7 @@ BASE = {
     [
         ({"used": "def f():\n    return 2\n"}, True),
         ({"late": "X = 2\n"}, True),
-        ({"main": BASE["main"].replace("f()", "-f()")}, True),
+        ({"main": BASE["main"].replace(" f()", " -f()")}, True),
         ({"other": "Y = 2\n"}, False),
         ({"main": BASE["main"].replace("Doc.", "Other words.")}, False),
         ({"used": "def f():  # a thought\n    return 1\n"}, False),
