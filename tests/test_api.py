@@ -1,8 +1,10 @@
 """The way in from Python gives what the command line gives."""
 
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -115,3 +117,13 @@ def test_import_costs_nothing_and_changes_nothing():
     assert done.stdout == "[]\n"
     assert set(elsa.__all__) <= set(dir(elsa))
     assert all(getattr(elsa, name) for name in elsa.__all__)
+
+
+def test_the_readme_works_as_printed(here):
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    printed = subprocess.run([sys.executable, "-c", block], capture_output=True, text=True, check=False)
+    assert printed.returncode == 0, printed.stderr
+    perplexity, sparsity, folder = printed.stdout.splitlines()[-1].split()
+    assert (float(perplexity), float(sparsity)) == (pytest.approx(18.5, rel=0.03), pytest.approx(0.5, abs=1e-3))
+    assert (here / folder / "model").is_dir()
