@@ -1,14 +1,10 @@
-"""The config folder, and the step from Hydra's composed config to plain data."""
-
-from pathlib import Path
+"""From overrides to Hydra's composed config, and from that to plain data."""
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from elsa.errors import did_you_mean, require
-
-_PACKAGE = Path(__file__).resolve().parents[1]
-CONF = next(folder for folder in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if folder.is_dir())
+from elsa.config.choices import CONF, file_of
+from elsa.files import content_hash
 
 
 def compose(*overrides: str, command: str = "prune") -> dict:
@@ -22,17 +18,13 @@ def plain(composed: DictConfig) -> dict:
     config = OmegaConf.to_container(composed, resolve=True)
     name = config.get("method", {}).get("start")
     if isinstance(name, str):
-        known = choices("method")
-        require(name in known, "method.start", name, did_you_mean(name, known))
-        config["method"]["start"] = OmegaConf.to_container(OmegaConf.load(CONF / "method" / f"{name}.yaml"))
+        path = file_of("method", name, "method.start")
+        config["method"]["start"] = OmegaConf.to_container(OmegaConf.load(path))
     return config
 
 
-def choices(group: str) -> list[str]:
-    """What can be chosen in a config group."""
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
-
-
-def groups() -> list[str]:
-    """The config groups of this project; Hydra's own stand in `hydra`."""
-    return sorted(folder.name for folder in CONF.iterdir() if folder.is_dir() and folder.name != "hydra")
+def sweep_name(choices: DictConfig, overrides: list[str], params: DictConfig | None) -> str:
+    """`<sweep or experiment>-<hash>` of a multirun's config: the same sweep has the same folder, so it can go on."""
+    name = choices.get("sweep") or choices.get("experiment") or "multirun"
+    swept = {} if params is None else OmegaConf.to_container(params)
+    return f"{name}-{content_hash([sorted(overrides), swept], 8)}"

@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-
 import elsa
 from elsa.config.prune import PruneConfig
 from elsa.files import content_hash
@@ -46,10 +44,3 @@ def _typed(built: Any, given: Any) -> Any:
         fields = built if isinstance(built, dict) else vars(built)
         return {key: _typed(fields.get(key), value) for key, value in given.items()}
     return built if isinstance(built, float) else given
-
-
-def sweep_name(choices: DictConfig, overrides: list[str], params: DictConfig | None) -> str:
-    """`<sweep or experiment>-<hash>` of a multirun's config: the same sweep has the same folder, so it can go on."""
-    name = choices.get("sweep") or choices.get("experiment") or "multirun"
-    swept = {} if params is None else OmegaConf.to_container(params)
-    return f"{name}-{content_hash([sorted(overrides), swept], 8)}"
