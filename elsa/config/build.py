@@ -6,6 +6,7 @@ key, the value, what would be right.
 
 import dataclasses
 import typing
+from functools import cache
 from importlib import import_module
 from typing import Any, TypeVar, get_type_hints
 
@@ -19,7 +20,7 @@ T = TypeVar("T")
 
 def build(schema: type[T], config: dict[str, Any], key: str = "") -> T:
     """Build `schema` from a plain dict, recursively. `key`: where the dict stands in the config."""
-    hints = get_type_hints(schema)
+    hints = _hints(schema)
     fields = {field.name: field for field in dataclasses.fields(schema)}  # type: ignore[arg-type]
     given = {name: value for name, value in config.items() if name != "_target_"}
     for name, value in given.items():
@@ -32,6 +33,11 @@ def build(schema: type[T], config: dict[str, Any], key: str = "") -> T:
         return schema(**values)
     except UserError as error:
         raise UserError(_join(key, str(error))) from error
+
+
+@cache
+def _hints(schema: type) -> dict[str, Any]:
+    return get_type_hints(schema)
 
 
 def _has_default(field: dataclasses.Field) -> bool:
@@ -54,9 +60,14 @@ def _value(value: Any, hint: Any, key: str) -> Any:
     if any(kind.__module__.startswith("elsa.") for kind in typing.get_args(hint) or (hint,)):
         raise UserError(f"{key}={_shown(value)}: a group of keys is wanted; elsa --help lists the choices")
     try:
-        return TypeAdapter(hint).validate_python(value, strict=True)
+        return _adapter(hint).validate_python(value, strict=True)
     except ValidationError as error:
         raise UserError(f"{key}={_shown(value)}: {error.errors()[0]['msg'].lower()}") from error
+
+
+@cache
+def _adapter(hint: Any) -> TypeAdapter:
+    return TypeAdapter(hint)
 
 
 def _shown(value: Any) -> Any:
