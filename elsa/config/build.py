@@ -77,12 +77,14 @@ def _shown(value: Any) -> Any:
 def _locate(target: str, key: str) -> type:
     """The class of that name, in this package or in one that has registered a method."""
     module, _, name = target.rpartition(".")
-    known = {"elsa", *packages().values()}
+    package = module.partition(".")[0]
+    known = package in {"elsa", *packages().values()}
+    require(known, f"{key}._target_", target, "no dataclass of this package, or of one that registers a method")
     try:
-        found = getattr(import_module(module), name) if module.partition(".")[0] in known else None
-    except (ImportError, AttributeError):
-        found = None
-    require(dataclasses.is_dataclass(found), f"{key}._target_", target, "no dataclass of this package")
+        found = getattr(import_module(module), name, None)
+    except ImportError as error:
+        raise UserError(f"{key}._target_={target}: {module} cannot be imported ({error})") from error
+    require(dataclasses.is_dataclass(found), f"{key}._target_", target, f"no dataclass of this package ({package})")
     return typing.cast(type, found)
 
 

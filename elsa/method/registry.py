@@ -55,16 +55,24 @@ def check_registered(name: str, key: str) -> None:
 
 
 def registered_name(kind: type) -> str:
-    """The name under which a class is chosen: `method=<name>`. The class's own name if it was never registered."""
+    """The name under which a class is chosen: `method=<name>`. Outside of all packages with methods: the class's own.
+
+    Raises `UserError` for a class of such a package that no entry point names: its runs would have no name.
+    """
     if kind.__module__.startswith(_BUILT_IN):
         return kind.__module__.removeprefix(_BUILT_IN)
-    return name_added(kind) or kind.__name__.lower()
-
-
-def name_added(kind: type) -> str | None:
-    """The name that a package registers for this very class; None if none does."""
     package = kind.__module__.partition(".")[0]
-    return next((name for name, its in packages().items() if its == package and _class(added()[name]) is kind), None)
+    entries = [added()[name] for name, its in packages().items() if its == package]
+    if not entries:
+        return kind.__name__.lower()
+    for each in entries:
+        if _class(each) is kind:
+            return each.name
+    registered = ", ".join(f"{each.name} = {each.value}" for each in entries)
+    raise UserError(
+        f"method._target_={kind.__module__}.{kind.__qualname__}: {_distribution(entries[0])} registers {registered}; "
+        "entry point and YAML must name the same class"
+    )
 
 
 def _class(entry: EntryPoint) -> object:

@@ -67,5 +67,7 @@ def _one_line(error: Exception) -> str:
         group = cause.full_key.split(".")[0]
         if any(argument.startswith(f"{group}=") and "," in argument for argument in sys.argv):
             return f"{cause.full_key}: not a key of every {group}; in a sweep over {group} write ++{cause.full_key}=..."
-        return f"{cause.full_key}: no such key; {did_you_mean(str(cause.key), known)}"
+        line = f"{cause.full_key}: no such key; {did_you_mean(str(cause.key), known)}"
+        left_out = "_target_" in cause.parent_node and "did you mean" not in line
+        return line + (f"; a key of its class that its YAML leaves out: +{cause.full_key}=..." if left_out else "")
     return " ".join(str(error).split())
