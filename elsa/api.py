@@ -18,7 +18,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from elsa import hub
 from elsa.admm.penalty import Auto, Penalty
 from elsa.config.build import build
-from elsa.config.compose import choices, compose
+from elsa.config.choices import choices
+from elsa.config.compose import compose
 from elsa.config.prune import EvaluateConfig, PruneConfig
 from elsa.data.sources import Stdlib, TextSource
 from elsa.data.windows import WindowReader

@@ -1,13 +1,33 @@
-"""Launchers of `elsa -m`, where Hydra looks for them. Hydra imports this file at every start, so it imports little."""
+"""Sweeper and launchers of `elsa -m`, where Hydra looks for them.
+
+Hydra imports this file at every start, so it imports little.
+"""
 
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 
+from hydra._internal.config_repository import CachingConfigRepository
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
+
+
+class CellSweeper(BasicSweeper):
+    """Hydra's own, which composes every run once before the launcher does; here the first alone, as a sample."""
+
+    def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
+        super().validate_batch_is_legal(batch[:1])
+        print(f"{len(batch)} runs to compose and check", flush=True)
+
+
+class _ReadOnce(CachingConfigRepository):
+    """Keeps what it has read for all runs of a sweep: Hydra's own copies it for each of them, and reads again."""
+
+    def __deepcopy__(self, memo: dict) -> "_ReadOnce":
+        return self
 
 
 class _ProcessLauncher(Launcher):
@@ -22,8 +42,11 @@ class _ProcessLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from elsa.run.sweep import sweep
 
+        loader = self._context.config_loader
+        loader.repository = _ReadOnce(loader.repository)
+
         def compose(overrides: list[str]) -> DictConfig:
-            return self._context.config_loader.load_sweep_config(self._config, overrides)
+            return loader.load_sweep_config(self._config, overrides)
 
         folder = Path(self._config.hydra.sweep.dir)
         sweep([list(each) for each in job_overrides], compose, folder, self._workers(folder), retry=self._retry)

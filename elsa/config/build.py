@@ -6,6 +6,7 @@ key, the value, what would be right.
 
 import dataclasses
 import typing
+from functools import cache
 from importlib import import_module
 from typing import Any, TypeVar, get_type_hints
 
@@ -19,7 +20,7 @@ T = TypeVar("T")
 
 def build(schema: type[T], config: dict[str, Any], key: str = "") -> T:
     """Build `schema` from a plain dict, recursively. `key`: where the dict stands in the config."""
-    hints = get_type_hints(schema)
+    hints = _hints(schema)
     fields = {field.name: field for field in dataclasses.fields(schema)}  # type: ignore[arg-type]
     given = {name: value for name, value in config.items() if name != "_target_"}
     for name, value in given.items():
@@ -32,6 +33,11 @@ def build(schema: type[T], config: dict[str, Any], key: str = "") -> T:
         return schema(**values)
     except UserError as error:
         raise UserError(_join(key, str(error))) from error
+
+
+@cache
+def _hints(schema: type) -> dict[str, Any]:
+    return get_type_hints(schema)
 
 
 def _has_default(field: dataclasses.Field) -> bool:
@@ -54,9 +60,14 @@ def _value(value: Any, hint: Any, key: str) -> Any:
     if any(kind.__module__.startswith("elsa.") for kind in typing.get_args(hint) or (hint,)):
         raise UserError(f"{key}={_shown(value)}: a group of keys is wanted; elsa --help lists the choices")
     try:
-        return TypeAdapter(hint).validate_python(value, strict=True)
+        return _adapter(hint).validate_python(value, strict=True)
     except ValidationError as error:
         raise UserError(f"{key}={_shown(value)}: {error.errors()[0]['msg'].lower()}") from error
+
+
+@cache
+def _adapter(hint: Any) -> TypeAdapter:
+    return TypeAdapter(hint)
 
 
 def _shown(value: Any) -> Any:
@@ -66,12 +77,14 @@ def _shown(value: Any) -> Any:
 def _locate(target: str, key: str) -> type:
     """The class of that name, in this package or in one that has registered a method."""
     module, _, name = target.rpartition(".")
-    known = {"elsa", *packages().values()}
+    package = module.partition(".")[0]
+    known = package in {"elsa", *packages().values()}
+    require(known, f"{key}._target_", target, "no dataclass of this package, or of one that registers a method")
     try:
-        found = getattr(import_module(module), name) if module.partition(".")[0] in known else None
-    except (ImportError, AttributeError):
-        found = None
-    require(dataclasses.is_dataclass(found), f"{key}._target_", target, "no dataclass of this package")
+        found = getattr(import_module(module), name, None)
+    except ImportError as error:
+        raise UserError(f"{key}._target_={target}: {module} cannot be imported ({error})") from error
+    require(dataclasses.is_dataclass(found), f"{key}._target_", target, f"no dataclass of this package ({package})")
     return typing.cast(type, found)
 
 

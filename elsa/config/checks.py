@@ -6,7 +6,7 @@ A check gives a line about what it found, or raises `UserError`.
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import nn
@@ -20,36 +20,68 @@ from elsa.model.loading import max_positions
 from elsa.model.weights import Coverage, coverage, prunable_weights
 
 _GIB = 2**30
+T = TypeVar("T")
 
 
 class Check(NamedTuple):
-    """`look`: what it finds, in words. Raises `UserError` if that does not do."""
+    """`look`: what it finds, in words. Raises `UserError` if that does not do. `here`: it is of this machine alone."""
 
     name: str
     look: Callable[[], str]
+    here: bool = False
 
 
-def prune_checks(run: PruneConfig) -> list[Check]:
+class Answers:
+    """What slow looks found, failures too: each question is asked once for all the runs that share these answers."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, Any] = {}
+
+    def of(self, name: str, look: Callable[[], T], *decided_by: Any) -> T:
+        """`look()`, whose answer is decided by these settings. Raises the `UserError` that it raised the first time."""
+        key = repr((name, *decided_by))
+        if key not in self._found:
+            try:
+                self._found[key] = look()
+            except UserError as error:
+                self._found[key] = error
+        found = self._found[key]
+        if isinstance(found, UserError):
+            raise UserError(str(found)) from found
+        return found
+
+
+def prune_checks(run: PruneConfig, answers: Answers | None = None) -> list[Check]:
     """In the order in which a user would mend them."""
+    known = answers or Answers()
+
+    def once(name: str, look: Callable[[], str], *decided_by: Any) -> Check:
+        return Check(name, lambda: known.of(name, look, *decided_by))
+
     return [
         Check("settings", lambda: _settings(run)),
-        Check("model", lambda: _model(run)),
-        Check("data", lambda: _data(run)),
-        Check("evaluation", lambda: _evaluation(run)),
+        once("model", lambda: _model(run, known), run.model, run.paths),
+        Check("data", lambda: _data(run, known)),
+        once("evaluation", lambda: _evaluation(run), run.eval, run.paths),
         Check("method", lambda: _method(run)),
-        Check("pattern", lambda: _pattern(run)),
-        Check("device", lambda: _device(run.device)),
-        Check("tracker", lambda: run.tracker.describe()),
-        Check("disk", lambda: _disk(Path(run.paths.outputs))),
-        Check("mirror", lambda: _mirror(run.paths.mirror)),
+        once("pattern", lambda: _pattern(run, known), run.model, run.paths, run.sparsity, run.method.prunes),
+        Check("device", lambda: _device(run.device), here=True),
+        once("tracker", lambda: run.tracker.describe(), run.tracker),
+        once("disk", lambda: _disk(Path(run.paths.outputs)), run.paths),
+        once("mirror", lambda: _mirror(run.paths.mirror), run.paths),
     ]
 
 
-def check_prune(run: PruneConfig) -> Coverage:
-    """Raise `UserError` for what can be known before weights are loaded; return what will be pruned."""
-    for check in prune_checks(run):
-        check.look()
-    return coverage(_skeleton(run))
+def check_prune(run: PruneConfig, answers: Answers | None = None, *, here: bool = True) -> Coverage:
+    """Raise `UserError` for what can be known before weights are loaded; return what will be pruned.
+
+    `answers`: what the checks of other runs have found just before. `here`: whether it will run on this machine.
+    """
+    known = answers or Answers()
+    for check in prune_checks(run, known):
+        if here or not check.here:
+            check.look()
+    return known.of("coverage", lambda: coverage(_skeleton(run, known)), run.model, run.paths)
 
 
 def check_evaluate(run: EvaluateConfig) -> None:
@@ -68,24 +100,24 @@ def _settings(run: PruneConfig) -> str:
     return "in range"
 
 
-def _skeleton(run: PruneConfig) -> nn.Module:
-    return run.model.skeleton(Path(run.paths.cache))
+def _skeleton(run: PruneConfig, answers: Answers) -> nn.Module:
+    return answers.of("skeleton", lambda: run.model.skeleton(Path(run.paths.cache)), run.model, run.paths)
 
 
-def _model(run: PruneConfig) -> str:
+def _model(run: PruneConfig, answers: Answers) -> str:
     with under("model"):
         run.model.check()
-    found = coverage(_skeleton(run))
+    found = coverage(_skeleton(run, answers))
     found.check()
     return f"{run.model.name}: {found}"
 
 
-def _data(run: PruneConfig) -> str:
+def _data(run: PruneConfig, answers: Answers) -> str:
     if not run.method.uses_data:
         return "not needed"
     with under("data"):
-        run.data.check("train")
-    longest, length = max_positions(_skeleton(run)), run.data.length
+        answers.of("train split", lambda: run.data.check("train"), run.data, run.paths)
+    longest, length = max_positions(_skeleton(run, answers)), run.data.length
     fits = longest is None or length is None or length <= longest
     require(fits, "data.sequence_length", length, f"model={run.model.name} takes windows up to {longest} tokens")
     return f"{type(run.data).__name__.lower()}, train split"
@@ -106,11 +138,11 @@ def _method(run: PruneConfig) -> str:
     return run.method.label
 
 
-def _pattern(run: PruneConfig) -> str:
+def _pattern(run: PruneConfig, answers: Answers) -> str:
     if not run.method.prunes:
         return "dense"
     group = run.sparsity.group
-    for name, weight in prunable_weights(_skeleton(run)).items():
+    for name, weight in prunable_weights(_skeleton(run, answers)).items():
         inputs = weight.value_OI.shape[1]
         divides = group is None or inputs % group == 0
         wanted = f"{name} has {inputs} inputs, no multiple of {group}"

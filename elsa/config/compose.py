@@ -1,17 +1,16 @@
-"""The config folder, and the step from Hydra's composed config to plain data."""
+"""From overrides to Hydra's composed config, and from that to plain data."""
 
 from collections.abc import Iterable
-from pathlib import Path
 
 import hydra
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
-from elsa.errors import UserError, did_you_mean, require
-
-_PACKAGE = Path(__file__).resolve().parents[1]
-CONF = next(folder for folder in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if folder.is_dir())
+from elsa.config.choices import CONF, file_of
+from elsa.errors import UserError, did_you_mean
+from elsa.files import content_hash
+from elsa.method.registry import check_registered
 
 
 def compose(*overrides: str, command: str = "prune") -> dict:
@@ -31,32 +30,32 @@ def plain(composed: DictConfig) -> dict:
     config = OmegaConf.to_container(composed, resolve=True)
     name = config.get("method", {}).get("start")
     if isinstance(name, str):
-        known = choices("method")
-        require(name in known, "method.start", name, did_you_mean(name, known))
-        config["method"]["start"] = OmegaConf.to_container(OmegaConf.load(CONF / "method" / f"{name}.yaml"))
+        path = file_of("method", name, "method.start")
+        config["method"]["start"] = OmegaConf.to_container(OmegaConf.load(path))
     return config
 
 
-def choices(group: str) -> list[str]:
-    """What can be chosen in a config group."""
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
-
-
-def groups() -> list[str]:
-    """The config groups of this project; Hydra's own stand in `hydra`."""
-    return sorted(folder.name for folder in CONF.iterdir() if folder.is_dir() and folder.name != "hydra")
-
-
 def one_line(error: Exception, arguments: Iterable[str]) -> str:
-    """What Hydra or we have to say of a config with these arguments, in one line."""
+    """What Hydra has to say of a config with these arguments, in one line."""
     cause = error.__cause__
     if isinstance(error, MissingConfigException) and error.options:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
+        if group == "method":
+            check_registered(name, group)
         return f"{group}={name}: no such choice; {did_you_mean(name, error.options)}"
     if isinstance(cause, ConfigKeyError | AttributeError) and getattr(cause, "parent_node", None) is not None:
         known = [str(key) for key in cause.parent_node if key != "_target_"]
         group = cause.full_key.split(".")[0]
         if any(argument.startswith(f"{group}=") and "," in argument for argument in arguments):
             return f"{cause.full_key}: not a key of every {group}; in a sweep over {group} write ++{cause.full_key}=..."
-        return f"{cause.full_key}: no such key; {did_you_mean(str(cause.key), known)}"
+        line = f"{cause.full_key}: no such key; {did_you_mean(str(cause.key), known)}"
+        left_out = "_target_" in cause.parent_node and "did you mean" not in line
+        return line + (f"; a key of its class that its YAML leaves out: +{cause.full_key}=..." if left_out else "")
     return " ".join(str(error).split())
+
+
+def sweep_name(choices: DictConfig, overrides: list[str], params: DictConfig | None) -> str:
+    """`<sweep or experiment>-<hash>` of a multirun's config: the same sweep has the same folder, so it can go on."""
+    name = choices.get("sweep") or choices.get("experiment") or "multirun"
+    swept = {} if params is None else OmegaConf.to_container(params)
+    return f"{name}-{content_hash([sorted(overrides), swept], 8)}"

@@ -10,7 +10,7 @@ import sysconfig
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -84,23 +84,11 @@ class Stdlib(TextSource):
     suites and the generated tables of `encodings` and `pydoc_data` are left out.
     """
 
-    @cached_property
-    def _modules(self) -> dict[str, list[str]]:
-        root = Path(sysconfig.get_paths()["stdlib"])
-        texts = {split: [] for split in SPLITS}
-        for path in sorted(root.rglob("*.py")):
-            relative = path.relative_to(root)
-            if not _NOT_LIBRARY.intersection(relative.parts):
-                bucket = int(hashlib.sha256(relative.as_posix().encode()).hexdigest(), 16) % 10
-                split = {0: "test", 1: "validation"}.get(bucket, "train")
-                texts[split].append(path.read_text(encoding="utf-8", errors="replace"))
-        return texts
-
     def check(self, split: str) -> None:
         require(bool(self.documents(split)), "source", "stdlib", "this Python has no sources of its standard library")
 
     def documents(self, split: str) -> list[str]:
-        return self._modules[split]
+        return _stdlib(Path(sysconfig.get_paths()["stdlib"]))[split]
 
     def identity(self, split: str, cache: Path) -> dict[str, Any]:
         return {"source": "stdlib", "split": split, "sha256": text_hash(self.documents(split))}
@@ -245,6 +233,19 @@ class Tokens(Source):
         if seed is not None and count is not None and count > len(stored):
             raise UserError(f"data.path={self.path}: {key} holds {len(stored)} windows, this run needs {count}")
         return stored[:count]
+
+
+@cache
+def _stdlib(root: Path) -> dict[str, list[str]]:
+    """The modules of a Python by split: they stay what they are while it runs."""
+    texts: dict[str, list[str]] = {split: [] for split in SPLITS}
+    for path in sorted(root.rglob("*.py")):
+        relative = path.relative_to(root)
+        if not _NOT_LIBRARY.intersection(relative.parts):
+            bucket = int(hashlib.sha256(relative.as_posix().encode()).hexdigest(), 16) % 10
+            split = {0: "test", 1: "validation"}.get(bucket, "train")
+            texts[split].append(path.read_text(encoding="utf-8", errors="replace"))
+    return texts
 
 
 def text_hash(texts: list[str]) -> str:

@@ -6,8 +6,9 @@ recognised by the identity of the tensor, and share one statistic and whatever i
 Shapes: T tokens, O outputs and I inputs of a linear layer.
 """
 
+import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -35,9 +36,12 @@ class BlockPruner(ABC):
 
 
 class LayerPruner(BlockPruner):
-    """A method that prunes layer by layer: three or four verbs."""
+    """A method that prunes layer by layer: three or four verbs.
 
-    def init_statistics(self, weight_OI: torch.Tensor) -> torch.Tensor:
+    The statistic may be anything that can be added to in place: a tensor, or a dict, list, tuple or dataclass of them.
+    """
+
+    def init_statistics(self, weight_OI: torch.Tensor) -> Any:
         """An empty statistic of a layer's inputs."""
         raise AssertionError(f"{type(self).__name__} needs no inputs")
 
@@ -145,6 +149,18 @@ def collect(
     return [(names, statistics[leader]) for leader, names in groups.items()]
 
 
-def _refuse_not_finite(tensor: torch.Tensor, what: str) -> None:
-    if not bool(tensor.isfinite().all()):
+def _refuse_not_finite(value: Any, what: str) -> None:
+    if not all(bool(tensor.isfinite().all()) for tensor in _tensors(value)):
         raise UserError(f"model: {what} hold NaN or infinity; try model.dtype=float32, and check model and data")
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    """The tensors of a statistic, however deep they lie in it."""
+    if isinstance(value, torch.Tensor):
+        yield value
+        return
+    if dataclasses.is_dataclass(value):
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    for part in parts:
+        yield from _tensors(part)

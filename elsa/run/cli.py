@@ -1,19 +1,10 @@
-"""The program `elsa`: pick the subcommand, run its Hydra main, turn every user's mistake into one line and exit 2."""
+"""The program `elsa`: pick the subcommand, run it, turn every user's mistake into one line and exit 2."""
 
-import logging
-import os
 import re
 import sys
-from collections.abc import Callable
-from importlib import import_module
 
-from hydra.errors import HydraException
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
-from elsa.config.compose import one_line
+from elsa.config.choices import choices, groups
 from elsa.errors import OUT_OF_MEMORY, Stopped, UserError, did_you_mean
-from elsa.log import show_on_console
 
 COMMANDS = {
     "prune": "prune a model, evaluate it and keep the record (the default)",
@@ -30,42 +21,39 @@ COMMANDS = {
 
 def main() -> None:
     """Entry point."""
-    arguments = sys.argv[1:]
-    command = arguments.pop(0) if arguments and arguments[0] in COMMANDS else "prune"
-    if len(sys.argv) == 1 or {"-h", "--help"}.intersection(arguments):
-        print(_help())
-        return
-    if arguments and arguments[0][0] not in "-+~" and "=" not in arguments[0]:
-        _fail(f"{arguments[0]}: no such command; {did_you_mean(arguments[0], COMMANDS)}")
-    for argument in arguments:
-        _check_choice(argument)
-    show_on_console()
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed by Hydra
-    if "--cfg" in arguments or "-c" in arguments:
-        arguments.append("--resolve")
-    sys.argv = ["elsa", *arguments]
-    stopped_by: list[Exception] = []
     try:
-        _hydra_main(command, stopped_by)()
-        for error in stopped_by:
-            raise error
-    except (UserError, HydraException, OmegaConfBaseException) as error:
-        _fail(one_line(error, arguments))
+        _run(sys.argv[1:])
+    except UserError as error:
+        _leave(_one_line(error), 2)
     except Stopped as stopped:
         _leave(str(stopped), stopped.exit_code)
     except RuntimeError as error:
         if not _is_out_of_memory(error):
             raise
-        _leave(f"out of memory: {one_line(error, arguments)}; elsa plan says what would fit", OUT_OF_MEMORY)
+        _leave(f"out of memory: {_one_line(error)}; elsa plan says what would fit", OUT_OF_MEMORY)
+
+
+def _run(arguments: list[str]) -> None:
+    """Help and the mistakes that can be seen in the words alone are answered without Hydra."""
+    wants_help = not arguments or bool({"-h", "--help"}.intersection(arguments))
+    command = arguments.pop(0) if arguments and arguments[0] in COMMANDS else "prune"
+    if wants_help:
+        print(_help())
+        return
+    if arguments and arguments[0][0] not in "-+~" and "=" not in arguments[0]:
+        raise UserError(f"{arguments[0]}: no such command; {did_you_mean(arguments[0], COMMANDS)}")
+    for argument in arguments:
+        _check_choice(argument)
+    from elsa.run.start import start
+
+    start(command, arguments)
 
 
 def _check_choice(argument: str) -> None:
     """Hydra answers a choice that is null or a number with a traceback; say what the choices are instead."""
-    from elsa.config.compose import choices, groups
-
     group, _, name = argument.partition("=")
     if group in groups() and re.fullmatch(r"null|true|false|[\d._]+", name):
-        _fail(f"{argument}: no such choice; {did_you_mean(name, choices(group))}")
+        raise UserError(f"{argument}: no such choice; {did_you_mean(name, choices(group))}")
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
@@ -73,37 +61,8 @@ def _is_out_of_memory(error: RuntimeError) -> bool:
     return type(error).__name__ == "OutOfMemoryError" or "not enough memory" in str(error)
 
 
-def _hydra_main(command: str, stopped_by: list[Exception]) -> Callable:
-    """Import the subcommand only now, so that help and typos cost nothing. What ends it goes into `stopped_by`."""
-    for library in ("torchao", "torch.utils._pytree"):  # of no concern to a user, and printed on every start
-        logging.getLogger(library).setLevel(logging.ERROR)
-    import hydra
-    from transformers.utils import logging as transformers_logging
-
-    from elsa.config.compose import CONF
-    from elsa.config.identity import sweep_name
-
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
-    OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
-    job = getattr(import_module(f"elsa.run.{command}"), command)
-
-    def guarded(composed):
-        """Hydra prints a line of its own for an error that reaches it."""
-        try:
-            job(composed)
-        except Exception as error:
-            stopped_by.append(error)
-
-    return hydra.main(
-        version_base="1.3",
-        config_path=str(CONF),
-        config_name="prune" if command in ("plan", "doctor", "fetch") else command,
-    )(guarded)
-
-
-def _fail(line: str) -> None:
-    _leave(line, 2)
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _leave(line: str, code: int) -> None:
@@ -112,8 +71,6 @@ def _leave(line: str, code: int) -> None:
 
 
 def _help() -> str:
-    from elsa.config.compose import choices, groups
-
     lines = ["usage: elsa [command] [group=choice ...] [key=value ...] [-m]", "", "commands:"]
     lines += [f"  {name:<12}{what}" for name, what in COMMANDS.items()]
     lines += ["", "config groups and their choices:"]

@@ -9,7 +9,9 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig, open_dict
 
+from elsa import hub
 from elsa.config.build import build
+from elsa.config.checks import Answers, check_prune
 from elsa.config.compose import plain
 from elsa.config.prune import PruneConfig
 from elsa.errors import UserError, require
@@ -22,8 +24,10 @@ from elsa.run.plan import smaller_settings
 from elsa.sweep.manifest import Cell, Manifest
 from elsa.sweep.queue import Queue
 from elsa.sweep.slots import Slots, Workers, cpu_slots, gpu_slots
+from elsa.track.progress import progress, say
 
 Compose = Callable[[list[str]], DictConfig]
+_NAMED = 5  # failed runs in the last line
 
 
 def local_slots(gpus: list[int] | None, gpus_per_job: int, cpus: int, threads: int | None) -> Workers:
@@ -58,8 +62,10 @@ def sweep(job_overrides: list[list[str]], compose: Compose, folder: Path, worker
     def command_of(overrides: list[str]) -> list[str]:
         return [sys.executable, "-m", "elsa.run.cli", "prune", *overrides, "hydra.mode=RUN"]
 
-    cells, dense = _cells(job_overrides, built)
+    cells, dense = _cells(job_overrides, built, workers.here)
     with Manifest(folder, cells) as manifest:
+        if all(cell.state == "failed" for cell in cells):
+            raise UserError(f"none of {len(cells)} runs can run, so none was started")
         queue = Queue(
             manifest, workers, command_of=command_of, environment={"WANDB_RUN_GROUP": folder.name},
             smaller=smaller, folder_of=lambda overrides: str(Names.of(built(overrides)[0]).folder),
@@ -70,13 +76,18 @@ def sweep(job_overrides: list[list[str]], compose: Compose, folder: Path, worker
     asked = [(dense[cell.number], cell.evaluation) for cell in done]
     asked += [(Path(cell.folder), cell.evaluation) for cell in done]
     _compare(folder, [_record(*each) for each in dict.fromkeys(asked)])
-    failed = [cell for cell in cells if cell.state == "failed"]
+    _refuse_failed(cells)
+
+
+def _refuse_failed(cells: list[Cell]) -> None:
+    failed = [str(cell) for cell in cells if cell.state == "failed"]
     if failed:
-        raise UserError(f"{len(failed)} of {len(cells)} runs failed: {', '.join(map(str, failed))}")
+        more = f" and {len(failed) - _NAMED} more, see elsa status" if len(failed) > _NAMED else ""
+        raise UserError(f"{len(failed)} of {len(cells)} runs failed: {', '.join(failed[:_NAMED])}{more}")
 
 
 def _cells(
-    job_overrides: list[list[str]], built: Callable[[list[str]], tuple[PruneConfig, dict]]
+    job_overrides: list[list[str]], built: Callable[[list[str]], tuple[PruneConfig, dict]], here: bool
 ) -> tuple[list[Cell], dict[int, Path]]:
     """A cell for each run, and the folders of their dense models by the cells' numbers.
 
@@ -84,23 +95,42 @@ def _cells(
     """
     cells: dict[tuple[str, str], Cell] = {}
     dense: dict[int, Path] = {}
+    answers, failures = Answers(), _Failures()
     common = set.intersection(*map(set, job_overrides)) if len(job_overrides) > 1 else set()
-    for overrides in job_overrides:
+    for overrides in progress(job_overrides, "compose and check", unit="run"):
         number, label = len(cells), " ".join(each for each in overrides if each not in common)
+        cell = Cell(number, label, overrides, f"none for {label}")
         try:
             run, config = built(overrides)
+            hub.use_mirror(run.paths.mirror)
+            check_prune(run, answers, here=here)
             names = Names.of(run)
-        except UserError as error:
-            print(f"elsa: failed  {label}: {error}", file=sys.stderr, flush=True)
-            folder = f"none for {label}"
-            failed = Cell(number, label, overrides, folder, state="failed", reason=str(error))
-            cells.setdefault((folder, ""), failed)
-            continue
-        folder, evaluation = str(names.folder), names.wanted
-        if (folder, evaluation) not in cells:
-            cells[folder, evaluation] = Cell(number, label, overrides, folder, evaluation)
+            cell.folder, cell.evaluation = str(names.folder), names.wanted
             dense[number] = Names.of(dense_of(run, config)[0]).folder
+        except UserError as error:
+            cell.state, cell.reason = "failed", str(error)
+            failures.tell(cell)
+        cells.setdefault((cell.folder, cell.evaluation), cell)
+    failures.sum_up()
     return list(cells.values()), dense
+
+
+class _Failures:
+    """Tells of a cell that cannot run at once, and of further ones with the same reason once, by their number."""
+
+    def __init__(self) -> None:
+        self._by_reason: dict[str, list[Cell]] = {}
+
+    def tell(self, cell: Cell) -> None:
+        alike = self._by_reason.setdefault(str(cell.reason), [])
+        alike.append(cell)
+        if len(alike) == 1:
+            say(f"elsa: failed  {cell}: {cell.reason}")
+
+    def sum_up(self) -> None:
+        for first, *rest in self._by_reason.values():
+            if rest:
+                say(f"elsa: failed  {len(rest)} more for the same reason as {first}")
 
 
 def _without_hydra(composed: DictConfig) -> dict:

@@ -63,8 +63,10 @@ class Manifest:
                 cell.attempts, cell.seconds = known.attempts, known.seconds
                 if known.changed and known.finished:
                     cell.folder, cell.changed = known.folder, known.changed
-            if cell.state != "failed":
-                cell.state = "done" if cell.finished else "waiting"
+            if cell.finished:
+                cell.state, cell.reason = "done", None
+            elif cell.state != "failed":
+                cell.state = "waiting"
 
     def __enter__(self) -> "Manifest":
         self.folder.mkdir(parents=True, exist_ok=True)

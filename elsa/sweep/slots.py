@@ -25,7 +25,9 @@ class Job(Protocol):
 
 
 class Workers(Protocol):
-    """Where processes run."""
+    """Where processes run. `here`: on this machine, so that what is found out about its devices holds for them."""
+
+    here: bool
 
     def free(self) -> bool:
         """Whether another one can start now."""
@@ -57,6 +59,8 @@ def cpu_slots(count: int, threads: int | None) -> list[Slot]:
 
 class Slots(Workers):
     """A slot is taken until its process has ended, however it ended."""
+
+    here = True
 
     def __init__(self, slots: list[Slot]):
         self._slots = slots

@@ -33,6 +33,8 @@ class Slurm:
 class SlurmJobs(Workers):
     """At most `jobs_at_once` jobs in the cluster's queue."""
 
+    here = False
+
     def __init__(self, slurm: Slurm):
         import submitit  # an optional extra
 

@@ -13,3 +13,11 @@ def progress(iterable: Iterable, description: str, total: int | None = None, uni
         iterable, desc=description, total=total, unit=unit, delay=2, leave=False,
         mininterval=0.2 if terminal else 15, ascii=not terminal, dynamic_ncols=terminal,
     )  # fmt: skip
+
+
+def say(line: str) -> None:
+    """A line on standard error, above the bar where one is drawn."""
+    if sys.stderr.isatty():
+        tqdm.write(line, file=sys.stderr)
+    else:
+        print(line, file=sys.stderr, flush=True)

@@ -1,10 +1,11 @@
 import pytest
 
 from elsa.config.build import build
-from elsa.config.checks import check_prune
+from elsa.config.checks import Answers, check_prune
 from elsa.config.compose import compose
 from elsa.config.prune import PruneConfig
 from elsa.errors import UserError
+from elsa.model.loading import ModelSource
 
 
 def refuse(match, *overrides):
@@ -56,3 +57,35 @@ def test_a_value_where_a_group_belongs_is_refused():
 def test_objects_hold_what_the_config_says():
     run = build(PruneConfig, compose("training.learning_rate=3e-4", "penalty=cosine", "penalty.end=0.2", "seed=7"))
     assert (run.training.learning_rate, run.penalty.end, run.seed) == (3e-4, 0.2, 7)
+
+
+def test_runs_that_share_answers_ask_each_question_once(monkeypatch):
+    built, skeleton = [], ModelSource.skeleton
+    monkeypatch.setattr(ModelSource, "skeleton", lambda self, cache: built.append(self.name) or skeleton(self, cache))
+    answers = Answers()
+    found = [
+        check_prune(build(PruneConfig, compose(*overrides)), answers)
+        for overrides in (["method=wanda"], ["method=alps", "sparsity=2of4"], ["method=dense"])
+    ]
+    assert built == ["tiny"]
+    assert found[0] == found[1] == found[2]
+
+
+def test_a_failure_is_an_answer_too_but_only_to_the_same_question():
+    asked, answers = [], Answers()
+
+    def look():
+        asked.append(1)
+        raise UserError("path=x: no such folder")
+
+    for decided_by in ("x", "x", "y"):
+        with pytest.raises(UserError, match=r"^path=x: no such folder$"):
+            answers.of("model", look, decided_by)
+    assert len(asked) == 2
+
+
+def test_devices_of_another_machine_are_not_looked_for_here():
+    run = build(PruneConfig, compose("device=cuda:7"))
+    check_prune(run, here=False)
+    with pytest.raises(UserError, match="device=cuda:7"):
+        check_prune(run)

@@ -9,8 +9,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from elsa.config.build import build
+from elsa.config.choices import CONF, choices, groups
 from elsa.config.commands import DashboardConfig, ReportConfig
-from elsa.config.compose import CONF, choices, compose, groups
+from elsa.config.compose import compose
 from elsa.config.prune import EvaluateConfig, PruneConfig
 
 ROOT = Path(__file__).parents[2]

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 
@@ -130,6 +132,39 @@ def test_inputs_that_are_no_numbers_are_named(llama, windows):
 
     with pytest.raises(UserError, match=r"inputs of model\.layers\.0\.self_attn\.q_proj\.weight hold NaN or infinity"):
         drive(llama, Breaking(), windows)
+
+
+@dataclasses.dataclass
+class Moments:
+    squares: torch.Tensor
+    count: int = 0
+
+
+FORMS = {
+    "dict": lambda zeros: {"squares": zeros, "name": "none"},
+    "tuple": lambda zeros: (3, [zeros]),
+    "dataclass": lambda zeros: Moments(squares=zeros),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("factor", [1.0, torch.inf])
+def test_a_statistic_may_be_anything_and_the_tensors_in_it_are_looked_at(llama, windows, form, factor):
+    class Holding(Probe):
+        def init_statistics(self, weight_OI):
+            self.statistics.append(torch.zeros(weight_OI.shape[1]))
+            return FORMS[form](self.statistics[-1])
+
+        def update_statistics(self, statistics, inputs_TI):
+            self.statistics[-1].add_(inputs_TI.square().sum(0)[0] * factor)
+
+    probe = Holding()
+    if factor == 1.0:
+        drive(llama, probe, windows)
+        assert probe.prepared == 8
+    else:
+        with pytest.raises(UserError, match=r"the inputs of model\.layers\.0\.\S+ hold NaN or infinity"):
+            drive(llama, probe, windows)
 
 
 def test_a_layer_that_no_token_reaches_is_named(llama, windows):

@@ -150,6 +150,17 @@ def test_a_failing_job_is_reported_and_does_not_stop_the_others(elsa):
     assert (code, "no record of sparsity.ratio=1.5: sparsity.ratio=1.5: the fraction" in err) == (0, True)
 
 
+def test_a_sweep_that_cannot_run_says_why_once_and_starts_nothing(elsa):
+    code, out, err = elsa("-m", "method=wanda,alps", "sparsity.ratio=0.5,0.8", "model=opt_125m", model=False)
+    assert (code, out) == (2, "4 runs to compose and check\n")
+    first, more, last = err.splitlines()
+    assert first.startswith("elsa: failed  method=wanda sparsity.ratio=0.5: model=opt_125m: cannot be loaded")
+    assert more == "elsa: failed  3 more for the same reason as method=wanda sparsity.ratio=0.5"
+    assert last == "elsa: none of 4 runs can run, so none was started"
+    assert not list(Path().glob("outputs/sweeps/*/logs"))
+    assert "4 failed" in elsa("status", model=False)[1]
+
+
 def test_evaluate_scores_a_run_folder_as_the_run_did(elsa, corpus):
     elsa("method=magnitude")
     folder, record = of("magnitude")

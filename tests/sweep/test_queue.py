@@ -173,6 +173,15 @@ def test_a_failed_run_is_tried_again_by_the_next_sweep(tmp_path):
     assert (cell.state, cell.attempts) == ("waiting", 1)
 
 
+def test_a_cell_that_cannot_run_is_done_if_it_ran_before(tmp_path):
+    run(tmp_path, cells(tmp_path, "easy"), Slots(cpu_slots(1, 1)))
+    for cell in (again := cells(tmp_path, "easy", "new")):
+        cell.state, cell.reason = "failed", "the hub cannot be reached"
+    easy, new = Manifest(tmp_path, again).cells
+    assert (easy.state, easy.reason) == ("done", None)
+    assert (new.state, new.reason) == ("failed", "the hub cannot be reached")
+
+
 def test_one_process_at_a_time_runs_a_sweep(tmp_path):
     with Manifest(tmp_path, []), pytest.raises(UserError, match="another process is running this very sweep"):
         Manifest(tmp_path, []).__enter__()

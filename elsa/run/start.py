@@ -1,0 +1,56 @@
+"""From a command and its arguments to its job, through Hydra. The job's module is imported once the config stands."""
+
+import logging
+import os
+import sys
+from importlib import import_module
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from elsa.config.choices import CONF
+from elsa.config.compose import one_line, sweep_name
+from elsa.errors import UserError
+from elsa.log import show_on_console
+
+_LIKE_PRUNE = ("plan", "doctor", "fetch")  # take the same arguments
+
+
+def start(command: str, arguments: list[str]) -> None:
+    """Run a subcommand. Raises `UserError` for what Hydra refuses."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed by Hydra
+    _quiet()
+    show_on_console()
+    OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
+    resolved = ["--resolve"] if {"--cfg", "-c"}.intersection(arguments) else []
+    sys.argv = ["elsa", *arguments, *resolved]
+    try:
+        _compose_and_run(command)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(one_line(error, arguments)) from error
+
+
+def _quiet() -> None:
+    """What libraries say of themselves on every start is of no concern to a user."""
+    for library in ("torchao", "torch.utils._pytree"):
+        logging.getLogger(library).setLevel(logging.ERROR)
+    os.environ["TRANSFORMERS_VERBOSITY"] = "error"  # read at its import, which may never come
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+
+
+def _compose_and_run(command: str) -> None:
+    stopped_by: list[Exception] = []
+
+    def guarded(composed: DictConfig) -> None:
+        """Hydra prints a line of its own for an error that reaches it."""
+        try:
+            getattr(import_module(f"elsa.run.{command}"), command)(composed)
+        except Exception as error:
+            stopped_by.append(error)
+
+    name = "prune" if command in _LIKE_PRUNE else command
+    hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(guarded)()
+    for error in stopped_by:
+        raise error
