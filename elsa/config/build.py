@@ -34,7 +34,7 @@ def build(schema: type[T], config: dict[str, Any], key: str = "") -> T:
         raise UserError(_join(key, str(error))) from error
 
 
-def _has_default(field: dataclasses.Field) -> bool:
+def _has_default(field: dataclasses.Field[Any]) -> bool:
     return field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
 
 
@@ -45,7 +45,7 @@ def _value(value: Any, hint: Any, key: str) -> Any:
     if value is None and type(None) in typing.get_args(hint):
         return None
     if isinstance(value, dict) and "_target_" in value:
-        built = build(_locate(value["_target_"], key), value, key)
+        built: object = build(_locate(value["_target_"], key), value, key)
         wanted = tuple(typing.get_args(hint)) or hint
         require(isinstance(built, wanted), f"{key}._target_", type(built).__name__, "it does not belong in this group")
         return built
