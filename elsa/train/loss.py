@@ -4,7 +4,7 @@ Shapes: N windows of L tokens (`ids_NL`), T scored tokens, V words.
 """
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, cast
+from typing import Protocol, cast
 
 import torch
 from torch import nn
@@ -13,8 +13,15 @@ from torch.utils.checkpoint import checkpoint
 
 from elsa.errors import UserError
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+
+class _InParts(Protocol):
+    """A model whose logits can be made in chunks: its head on its last hidden state."""
+
+    base_model: nn.Module
+    config: object
+
+    def get_output_embeddings(self) -> nn.Module:
+        """The head."""
 
 
 def next_token_loss(
@@ -69,20 +76,16 @@ def _logits(model: nn.Module, ids_NL: torch.Tensor) -> torch.Tensor:
     return logits[:, :-1].flatten(0, 1)
 
 
-def _whole(model: nn.Module) -> "PreTrainedModel":
-    """A model whose logits are made in chunks has the parts that those of transformers have."""
-    return cast("PreTrainedModel", model)
-
-
 def _hidden(model: nn.Module, ids_NL: torch.Tensor) -> torch.Tensor:
-    hidden: torch.Tensor = _whole(model).base_model(input_ids=ids_NL, use_cache=False).last_hidden_state
+    hidden: torch.Tensor = cast(_InParts, model).base_model(input_ids=ids_NL, use_cache=False).last_hidden_state
     return hidden[:, :-1].flatten(0, 1)
 
 
 def _head(model: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
     """Logits of hidden states, capped as Gemma does."""
-    head, cap = _whole(model).get_output_embeddings(), getattr(model.config, "final_logit_softcapping", None)
-    logits: torch.Tensor = head(hidden)
+    whole = cast(_InParts, model)
+    cap = getattr(whole.config, "final_logit_softcapping", None)
+    logits: torch.Tensor = whole.get_output_embeddings()(hidden)
     return logits if cap is None else cap * torch.tanh(logits / cap)
 
 
