@@ -57,7 +57,7 @@ class Run:
     @property
     def sparsity(self) -> float:
         """The fraction of zeros, as counted in the saved file."""
-        return self.record["sparsity"]["counted"]
+        return float(self.record["sparsity"]["counted"])
 
     @cached_property
     def _loaded(self) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:

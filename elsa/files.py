@@ -1,12 +1,14 @@
 """Files that are whole or absent, and the hashes that name content."""
 
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 _LARGE = 1 << 24  # bytes, hashed in a hundredth of a second
 
@@ -46,19 +48,27 @@ def write_folder_atomically(path: Path, *writers: Callable[[Path], object]) -> N
         temporary.rename(path)
 
 
+def package_folder(name: str) -> Path:
+    """Where an installed package lies, without importing it."""
+    spec = importlib.util.find_spec(name)
+    folders = None if spec is None else spec.submodule_search_locations
+    assert folders, f"{name} is no installed package"
+    return Path(folders[0])
+
+
 def write_json(path: Path, content: object) -> None:
     """Write `content` as indented JSON, atomically."""
     write_atomically(path, lambda temporary: temporary.write_text(json.dumps(content, indent=2) + "\n"))
 
 
-def read_json(path: Path) -> dict | None:
+def read_json(path: Path) -> dict[str, Any] | None:
     """What `write_json` wrote, None if there is no such file."""
     return json.loads(path.read_text()) if path.is_file() else None
 
 
-def flattened(tree: dict, prefix: str = "") -> dict[str, object]:
+def flattened(tree: dict[str, Any], prefix: str = "") -> dict[str, object]:
     """{"a.b": 1} of {"a": {"b": 1}}."""
-    flat = {}
+    flat: dict[str, object] = {}
     for key, value in tree.items():
         flat |= flattened(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
@@ -88,4 +98,4 @@ def known_hash(path: Path, cache: Path) -> str:
     if known is None:
         known = {"stamp": stamp, "sha256": file_hash(path)}
         write_json(kept, known)
-    return known["sha256"]
+    return str(known["sha256"])

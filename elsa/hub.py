@@ -5,6 +5,7 @@ import re
 import socket
 from functools import cache
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from huggingface_hub import HfApi, constants, try_to_load_from_cache
@@ -18,9 +19,9 @@ def use_mirror(folder: str | None) -> None:
     _mirror = None if folder is None else Path(folder)
 
 
-def place() -> dict[str, object]:
+def place() -> dict[str, Any]:
     """Arguments that tell the hub's functions where to look, and not to ask the hub where it can't be reached."""
-    where = {"local_files_only": not reachable()}
+    where: dict[str, Any] = {"local_files_only": not reachable()}
     return where if _mirror is None else where | {"cache_dir": str(_mirror / "hub")}
 
 

@@ -6,13 +6,18 @@ Hydra imports this file at every start, so it imports little.
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import CachingConfigRepository
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
+
+if TYPE_CHECKING:
+    from elsa.sweep.slots import Workers
 
 
 class CellSweeper(BasicSweeper):
@@ -26,7 +31,7 @@ class CellSweeper(BasicSweeper):
 class _ReadOnce(CachingConfigRepository):
     """Keeps what it has read for all runs of a sweep: Hydra's own copies it for each of them, and reads again."""
 
-    def __deepcopy__(self, memo: dict) -> "_ReadOnce":
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_ReadOnce":
         return self
 
 
@@ -43,7 +48,8 @@ class _ProcessLauncher(Launcher):
         from elsa.run.sweep import sweep
 
         loader = self._context.config_loader
-        loader.repository = _ReadOnce(loader.repository)
+        assert isinstance(loader, ConfigLoaderImpl)
+        loader.repository = _ReadOnce(loader.repository)  # type: ignore[assignment] # Hydra itself does so
 
         def compose(overrides: list[str]) -> DictConfig:
             return loader.load_sweep_config(self._config, overrides)
@@ -53,8 +59,8 @@ class _ProcessLauncher(Launcher):
         return []
 
     @abstractmethod
-    def _workers(self, folder: Path) -> object:
-        """Where the processes run (`elsa.sweep.slots.Workers`). `folder`: of the sweep."""
+    def _workers(self, folder: Path) -> "Workers":
+        """Where the processes run. `folder`: of the sweep."""
 
 
 class SlotLauncher(_ProcessLauncher):
@@ -71,7 +77,7 @@ class SlotLauncher(_ProcessLauncher):
         super().__init__(retry_out_of_memory)
         self._gpus, self._per_job, self._cpu_slots, self._threads = gpus, gpus_per_job, cpu_slots, cpu_threads
 
-    def _workers(self, folder: Path) -> object:
+    def _workers(self, folder: Path) -> "Workers":
         from elsa.run.sweep import local_slots
 
         return local_slots(self._gpus, self._per_job, self._cpu_slots, self._threads)
@@ -80,11 +86,11 @@ class SlotLauncher(_ProcessLauncher):
 class SlurmLauncher(_ProcessLauncher):
     """As jobs of a Slurm cluster."""
 
-    def __init__(self, retry_out_of_memory: bool, parameters: DictConfig, **keys: object):
+    def __init__(self, retry_out_of_memory: bool, parameters: DictConfig, **keys: Any):
         super().__init__(retry_out_of_memory)
         self._keys = keys | {"parameters": dict(parameters)}
 
-    def _workers(self, folder: Path) -> object:
+    def _workers(self, folder: Path) -> "Workers":
         from elsa.sweep.slurm import Slurm, SlurmJobs
 
         return SlurmJobs(Slurm(folder=folder / "slurm", **self._keys))

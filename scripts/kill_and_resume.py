@@ -17,7 +17,7 @@ from pathlib import Path
 from elsa.files import file_hash
 
 
-def start(outputs: Path, precision: str) -> subprocess.Popen:
+def start(outputs: Path, precision: str) -> subprocess.Popen[bytes]:
     arguments = [
         "method=elsa", "method.interval=4", "sparsity.ratio=0.9", "training=short", "training.steps=24",
         "training.batch_size=1", "data.sequence_length=64", "eval.windows=1", "checkpoint.every_minutes=0",
@@ -31,7 +31,7 @@ def run_folder(outputs: Path) -> Path | None:
     return next(outputs.glob("runs/*-elsa-*"), None)
 
 
-def wait_for_first_checkpoint(process: subprocess.Popen, outputs: Path) -> None:
+def wait_for_first_checkpoint(process: subprocess.Popen[bytes], outputs: Path) -> None:
     while process.poll() is None:
         folder = run_folder(outputs)
         if folder is not None and (folder / "checkpoints").is_dir():
@@ -39,8 +39,14 @@ def wait_for_first_checkpoint(process: subprocess.Popen, outputs: Path) -> None:
         time.sleep(0.01)
 
 
+def found_folder(outputs: Path) -> Path:
+    folder = run_folder(outputs)
+    assert folder is not None, f"no run was started in {outputs}"
+    return folder
+
+
 def weights(outputs: Path) -> str:
-    return file_hash(run_folder(outputs) / "model/model.safetensors")
+    return file_hash(found_folder(outputs) / "model/model.safetensors")
 
 
 def main() -> None:
@@ -66,12 +72,12 @@ def main() -> None:
             time.sleep(random.uniform(0, duration))
             process.kill()
             process.wait()
-            if list(run_folder(outputs).glob("result.json")):
+            if list(found_folder(outputs).glob("result.json")):
                 shutil.rmtree(outputs)
                 continue  # it had ended before the signal came
             killed += 1
-            states = sorted((run_folder(outputs) / "checkpoints").glob("step-*.pt"))
-            half = bool(list((run_folder(outputs) / "checkpoints").glob(".*")))
+            states = sorted((found_folder(outputs) / "checkpoints").glob("step-*.pt"))
+            half = bool(list((found_folder(outputs) / "checkpoints").glob(".*")))
             start(outputs, options.precision).wait()
             same = weights(outputs) == expected
             equal, halves = equal + same, halves + half

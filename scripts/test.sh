@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Install if need be and run every check: style, import order, tests. Arguments go to pytest.
+# Install if need be and run every check: style, import order, types, tests. Arguments go to pytest.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bash scripts/setup.sh test
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/lint-imports
+.venv/bin/mypy
 .venv/bin/python -m pytest "$@"

@@ -9,6 +9,7 @@ import json
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -56,9 +57,9 @@ def validation_loss(model: LlamaForCausalLM, windows: torch.Tensor) -> float:
     return sum(losses) / len(losses)
 
 
-def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path, log: dict) -> None:
+def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path, log: dict[str, Any]) -> None:
     """bf16 weights, tokenizer and the validation curve."""
-    copy = LlamaForCausalLM(model.config).to(torch.bfloat16)
+    copy = LlamaForCausalLM(model.config).to(torch.bfloat16)  # type: ignore[arg-type]  # wrapped without its own `self`
     copy.load_state_dict(model.state_dict())
     copy.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -45,7 +45,7 @@ class Admm(SparseConstraint):
         super().__init__(projection, phases.interval)
         self._schedule, self._phases, self._training = penalty, phases, training
         self._probe_every, self._next = probe_every, 1
-        self._stationarity = 0.0  # gathered weight by weight during a step
+        self._stationarity: torch.Tensor | float = 0.0  # gathered weight by weight during a step
         start = projection.at(0)
         self._states = {
             name: start_state(weight.value_OI, start, precision, None if supports is None else supports[name])
@@ -163,7 +163,7 @@ class Admm(SparseConstraint):
             "dual_residual": float((moved / sparse).sqrt()), "stationarity": float((stationarity / total).sqrt()),
         }  # fmt: skip
 
-    def sparse(self) -> AbstractContextManager | None:
+    def sparse(self) -> AbstractContextManager[object] | None:
         return None if self._support else self._with_sparse_weights()
 
     @contextmanager

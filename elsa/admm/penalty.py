@@ -52,7 +52,7 @@ class Constant(Penalty):
 
     value: float = 0.01
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(self.value > 0, "value", self.value, "the penalty must be positive, for example 0.01")
 
     def at(self, progress: float) -> float:
@@ -66,7 +66,7 @@ class Ramp(Penalty):
     start: float = 0.0
     end: float = 0.01
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(self.start >= 0, "start", self.start, "a penalty is not negative")
         require(self.end > 0, "end", self.end, "the penalty must end positive, for example 0.01")
 
@@ -91,12 +91,12 @@ class Exponential(Ramp):
 
     start: float = 1e-4
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         require(self.start > 0, "start", self.start, "an exponential schedule starts above 0, for example 1e-4")
 
     def at(self, progress: float) -> float:
-        return self.start * (self.end / self.start) ** progress
+        return float(self.start * (self.end / self.start) ** progress)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +113,7 @@ class Auto(Penalty):
 
     contraction: float = 20.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(self.contraction > 0, "contraction", self.contraction, "positive, for example 8")
 
     def at(self, progress: float) -> float:

@@ -13,6 +13,7 @@ Source: arXiv:2510.01650 for the updates; the merged form is this project's. Wei
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -97,11 +98,11 @@ class State(ABC):
         """Bytes that are really held."""
 
     @abstractmethod
-    def state(self) -> dict:
+    def state(self) -> dict[str, Any]:
         """For a checkpoint."""
 
     @abstractmethod
-    def restore(self, state: dict) -> None:
+    def restore(self, state: dict[str, Any]) -> None:
         """Take over what `state` gave."""
 
     def add_proximal_gradient(self, gradient: torch.Tensor, weight: torch.Tensor, penalty: float) -> None:
@@ -152,10 +153,10 @@ class MergedState(State):
     def nbytes(self) -> int:
         return self._split.nbytes + self._bits.nbytes
 
-    def state(self) -> dict:
+    def state(self) -> dict[str, Any]:
         return {"split": self._split.state(), "bits": self._bits}
 
-    def restore(self, state: dict) -> None:
+    def restore(self, state: dict[str, Any]) -> None:
         self._split, self._bits = Stored(**state["split"]), state["bits"]
 
 
@@ -203,10 +204,10 @@ class SeparateState(State):
     def nbytes(self) -> int:
         return self._sparse.nbytes + self._dual.nbytes
 
-    def state(self) -> dict:
+    def state(self) -> dict[str, Any]:
         return {"sparse": self._sparse.state(), "dual": self._dual.state()}
 
-    def restore(self, state: dict) -> None:
+    def restore(self, state: dict[str, Any]) -> None:
         self._sparse, self._dual = Stored(**state["sparse"]), Stored(**state["dual"])
 
 

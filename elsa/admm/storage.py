@@ -4,6 +4,7 @@ Shapes: a weight is [O, I].
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -39,6 +40,6 @@ class Stored:
     def nbytes(self) -> int:
         return self.values.nbytes + (0 if self.scale is None else self.scale.nbytes)
 
-    def state(self) -> dict:
+    def state(self) -> dict[str, Any]:
         """For a checkpoint."""
         return {"values": self.values, "scale": self.scale}

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -27,7 +28,7 @@ class RunCheckpoints:
     refused. `seconds_before`: what the run had taken when the state was saved that it goes on from.
     """
 
-    def __init__(self, folder: Path, every_minutes: float, keep: int, fingerprint: Callable[[], dict]):
+    def __init__(self, folder: Path, every_minutes: float, keep: int, fingerprint: Callable[[], dict[str, Any]]):
         self._folder, self._every, self._keep, self._fingerprint = folder, 60 * every_minutes, keep, fingerprint
         self._began = self._saved_at = time.monotonic()
         self.seconds_before = 0.0
@@ -61,12 +62,12 @@ class RunCheckpoints:
         """The step after which the run will go on."""
         return int(self._files()[-1].stem.split("-")[1]) if self._files() else 0
 
-    def latest(self) -> dict | None:
+    def latest(self) -> dict[str, Any] | None:
         """The state to go on from. Raises `UserError` if it is that of another run, naming what differs."""
         if not self.exist():
             return None
         path = self._files()[-1]
-        saved = torch.load(path, map_location="cpu", weights_only=True)
+        saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         now = self._fingerprint()
         differing = [key for key, value in saved["fingerprint"].items() if key in now and now[key] != value]
         if differing:
@@ -79,7 +80,7 @@ class RunCheckpoints:
     def due(self) -> bool:
         return self._received is not None or time.monotonic() - self._saved_at >= self._every
 
-    def save(self, step: int, state: dict) -> None:
+    def save(self, step: int, state: dict[str, Any]) -> None:
         """Write the state. A full disk is reported and the run goes on, its last state untouched."""
         path = self._folder / f"step-{step:08d}.pt"
         seconds = self.seconds_before + time.monotonic() - self._began

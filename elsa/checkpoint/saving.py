@@ -1,5 +1,6 @@
 """Save a pruned model as dense safetensors with exact zeros, and count what really is on disk."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -51,7 +52,7 @@ def check_pattern(folder: Path, transposed: dict[str, bool], pattern: Pattern) -
         raise UserError(f"{folder}: misses pattern {pattern.pattern}: wanted {wanted} zeros, found {found}")
 
 
-def _tensors(folder: Path, names: set[str]):
+def _tensors(folder: Path, names: set[str]) -> Iterator[tuple[str, torch.Tensor]]:
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, "pt") as file:
             for name in file.keys():  # noqa: SIM118 (a safetensors file is no dict)

@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 def build(schema: type[T], config: dict[str, Any], key: str = "") -> T:
     """Build `schema` from a plain dict, recursively. `key`: where the dict stands in the config."""
-    hints = _hints(schema)
+    hints = _hints(schema)  # type: ignore[arg-type]
     fields = {field.name: field for field in dataclasses.fields(schema)}  # type: ignore[arg-type]
     given = {name: value for name, value in config.items() if name != "_target_"}
     for name, value in given.items():
@@ -36,11 +36,11 @@ def build(schema: type[T], config: dict[str, Any], key: str = "") -> T:
 
 
 @cache
-def _hints(schema: type) -> dict[str, Any]:
+def _hints(schema: Any) -> dict[str, Any]:
     return get_type_hints(schema)
 
 
-def _has_default(field: dataclasses.Field) -> bool:
+def _has_default(field: dataclasses.Field[Any]) -> bool:
     return field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
 
 
@@ -51,7 +51,7 @@ def _value(value: Any, hint: Any, key: str) -> Any:
     if value is None and type(None) in typing.get_args(hint):
         return None
     if isinstance(value, dict) and "_target_" in value:
-        built = build(_locate(value["_target_"], key), value, key)
+        built: object = build(_locate(value["_target_"], key), value, key)
         wanted = tuple(typing.get_args(hint)) or hint
         require(isinstance(built, wanted), f"{key}._target_", type(built).__name__, "it does not belong in this group")
         return built
@@ -66,7 +66,7 @@ def _value(value: Any, hint: Any, key: str) -> Any:
 
 
 @cache
-def _adapter(hint: Any) -> TypeAdapter:
+def _adapter(hint: Any) -> TypeAdapter[Any]:
     return TypeAdapter(hint)
 
 

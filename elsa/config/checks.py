@@ -6,7 +6,7 @@ A check gives a line about what it found, or raises `UserError`.
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch import nn
@@ -48,7 +48,7 @@ class Answers:
         found = self._found[key]
         if isinstance(found, UserError):
             raise UserError(str(found)) from found
-        return found
+        return cast(T, found)
 
 
 def prune_checks(run: PruneConfig, answers: Answers | None = None) -> list[Check]:

@@ -42,7 +42,7 @@ class ReproduceConfig:
     threads: int | None
     paths: Paths
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(self.threads is None or self.threads >= 1, "threads", self.threads, "at least 1, or null")
 
 

@@ -1,11 +1,12 @@
 """From overrides to Hydra's composed config, and from that to plain data."""
 
 from collections.abc import Iterable
+from typing import Any, cast
 
 import hydra
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from elsa.config.choices import CONF, file_of
 from elsa.errors import UserError, did_you_mean
@@ -13,7 +14,7 @@ from elsa.files import content_hash
 from elsa.method.registry import check_registered
 
 
-def compose(*overrides: str, command: str = "prune") -> dict:
+def compose(*overrides: str, command: str = "prune") -> dict[str, Any]:
     """The config that the command line would give for these overrides, as plain data: the way in from Python.
 
     Raises `UserError` for what Hydra cannot compose.
@@ -25,9 +26,9 @@ def compose(*overrides: str, command: str = "prune") -> dict:
         raise UserError(one_line(error, overrides)) from error
 
 
-def plain(composed: DictConfig) -> dict:
+def plain(composed: DictConfig) -> dict[str, Any]:
     """Resolve all interpolations. A method named in `method.start` is replaced by that method's config."""
-    config = OmegaConf.to_container(composed, resolve=True)
+    config = cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True))
     name = config.get("method", {}).get("start")
     if isinstance(name, str):
         path = file_of("method", name, "method.start")
@@ -43,14 +44,15 @@ def one_line(error: Exception, arguments: Iterable[str]) -> str:
         if group == "method":
             check_registered(name, group)
         return f"{group}={name}: no such choice; {did_you_mean(name, error.options)}"
-    if isinstance(cause, ConfigKeyError | AttributeError) and getattr(cause, "parent_node", None) is not None:
-        known = [str(key) for key in cause.parent_node if key != "_target_"]
-        group = cause.full_key.split(".")[0]
+    node, full_key = getattr(cause, "parent_node", None), str(getattr(cause, "full_key", ""))
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError) and node is not None:
+        known = [str(key) for key in node if key != "_target_"]
+        group = full_key.split(".")[0]
         if any(argument.startswith(f"{group}=") and "," in argument for argument in arguments):
-            return f"{cause.full_key}: not a key of every {group}; in a sweep over {group} write ++{cause.full_key}=..."
-        line = f"{cause.full_key}: no such key; {did_you_mean(str(cause.key), known)}"
-        left_out = "_target_" in cause.parent_node and "did you mean" not in line
-        return line + (f"; a key of its class that its YAML leaves out: +{cause.full_key}=..." if left_out else "")
+            return f"{full_key}: not a key of every {group}; in a sweep over {group} write ++{full_key}=..."
+        line = f"{full_key}: no such key; {did_you_mean(str(cause.key), known)}"
+        left_out = "_target_" in node and "did you mean" not in line
+        return line + (f"; a key of its class that its YAML leaves out: +{full_key}=..." if left_out else "")
     return " ".join(str(error).split())
 
 

@@ -25,7 +25,7 @@ class Checkpointing:
     every_minutes: float = 15.0
     keep: int = 2
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(self.every_minutes >= 0, "every_minutes", self.every_minutes, "0 for every step, or a positive number")
         require(self.keep >= 1, "keep", self.keep, "at least 1")
 
@@ -38,7 +38,7 @@ class Planning:
     device_memory_gib: float | None = None
     dry_run_steps: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(self.devices >= 1, "devices", self.devices, "at least 1")
         known = self.device_memory_gib is None or self.device_memory_gib > 0
         require(known, "device_memory_gib", self.device_memory_gib, "positive, for example 80, or null")

@@ -61,7 +61,7 @@ class TextSource(Source):
 
     sequence_length: int = 512
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(self.sequence_length >= 2, "sequence_length", self.sequence_length, "a window has at least 2 tokens")
 
     @property
@@ -110,7 +110,7 @@ class Text(TextSource):
     join: str | None = None
     held_out: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         require(0 <= self.held_out < 0.5, "held_out", self.held_out, "a share below 0.5, for example 0.1; 0 for none")
 
@@ -182,12 +182,13 @@ class HubText(TextSource):
         name = getattr(self, split)
         where = {"repo_id": self.repository, "filename": name, "repo_type": "dataset", "revision": self.revision}
         try:
-            return hf_hub_download(**where, **hub.place())
+            path: str = hf_hub_download(**where, **hub.place())
         except (OSError, HfHubHTTPError) as error:
             raise UserError(
                 f"{split}={name}: not in the cache, and the hub cannot give it ({type(error).__name__}); run once with "
                 f"network, or get that file of the data set {self.repository} and use data=text data.{split}=[<file>]"
             ) from error
+        return path
 
     def identity(self, split: str, cache: Path) -> dict[str, Any]:
         name = getattr(self, split)
@@ -215,7 +216,8 @@ class Tokens(Source):
         if not Path(self.path).is_file():
             return None
         with safe_open(self.path, "pt") as file:
-            return min(file.get_slice(key).get_shape()[-1] for key in file.keys())  # noqa: SIM118 (no dict)
+            lengths: list[int] = [file.get_slice(key).get_shape()[-1] for key in file.keys()]  # noqa: SIM118 (no dict)
+            return min(lengths)
 
     def check(self, split: str) -> None:
         require(Path(self.path).is_file(), "path", self.path, "no such file; a safetensors file of token ids is wanted")
@@ -229,7 +231,7 @@ class Tokens(Source):
         with safe_open(self.path, "pt") as file:
             if key not in file.keys():  # noqa: SIM118 (a safetensors file is no dict)
                 raise UserError(f"data.{split}={key}: {self.path} holds {', '.join(sorted(file.keys()))}")
-            stored = file.get_tensor(key).int()
+            stored: torch.Tensor = file.get_tensor(key).int()
         if seed is not None and count is not None and count > len(stored):
             raise UserError(f"data.path={self.path}: {key} holds {len(stored)} windows, this run needs {count}")
         return stored[:count]

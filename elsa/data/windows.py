@@ -30,6 +30,11 @@ class WindowReader:
     cache: Path
     begin_with_bos: bool = False
 
+    @property
+    def _needed(self) -> PreTrainedTokenizerFast:
+        assert self.tokenizer is not None, "text is cut with a tokenizer"
+        return self.tokenizer
+
     def training(self, source: Source, count: int, seed: int) -> torch.Tensor:
         """`count` windows of the train split, drawn without replacement (epoch by epoch) in an order set by `seed`.
 
@@ -44,7 +49,7 @@ class WindowReader:
     def _cached(self, source: TextSource, split: str, count: int | None, seed: int | None) -> torch.Tensor:
         key = {
             "source": source.identity(split, self.cache), "tokenizer": self._tokenizer_hash(),
-            "end": self.tokenizer.eos_token_id, "begin": self.tokenizer.bos_token_id if self.begin_with_bos else None,
+            "end": self._needed.eos_token_id, "begin": self._needed.bos_token_id if self.begin_with_bos else None,
             "length": source.sequence_length, "count": count, "seed": seed,
         }  # fmt: skip
         path = self.cache / "windows" / f"{content_hash(key, 24)}.npy"
@@ -63,7 +68,7 @@ class WindowReader:
             )
         windows = stream[: found * body].reshape(found, body)
         if self.begin_with_bos:
-            bos = np.full((found, 1), self.tokenizer.bos_token_id, np.int32)
+            bos = np.full((found, 1), self._needed.bos_token_id, np.int32)
             windows = np.concatenate([bos, windows], axis=1)
         return windows if seed is None else np.random.default_rng([seed, 1]).permutation(windows)
 
@@ -80,17 +85,19 @@ class WindowReader:
                 break
         pieces = list(encoded)
         if seed is not None and have:
+            assert need is not None, "a draw has a count"
             while sum(map(len, pieces)) < need:
                 pieces += [encoded[i] for i in random.permutation(len(encoded))]
         return np.concatenate(pieces)[:need] if have else np.empty(0, np.int32)
 
     def _encode(self, texts: list[str]) -> list[np.ndarray]:
-        end = [] if self.tokenizer.eos_token_id is None else [self.tokenizer.eos_token_id]
-        encodings = self.tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        tokenizer = self._needed
+        end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+        encodings = tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         return [np.array(encoding.ids + end, np.int32) for encoding in encodings]
 
     def _tokenizer_hash(self) -> str:
-        return hashlib.sha256(self.tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
+        return hashlib.sha256(self._needed.backend_tokenizer.to_str().encode()).hexdigest()
 
 
 def windows_hash(windows_NL: torch.Tensor) -> str:

@@ -43,11 +43,11 @@ class Evaluation(ABC):
         """Read what the scoring needs, before the model is pruned."""
 
     @abstractmethod
-    def evaluate(self, subject: Subject, prepared: Any) -> dict[str, dict]:
+    def evaluate(self, subject: Subject, prepared: Any) -> dict[str, dict[str, Any]]:
         """Scores by kind ("perplexity", "zero_shot"), with their protocol, as JSON."""
 
 
-def summary_of(scores: dict[str, dict]) -> dict[str, float]:
+def summary_of(scores: dict[str, dict[str, Any]]) -> dict[str, float]:
     """The numbers that a tracker keeps of a run: "perplexity/<set>" and "zero_shot/<task>"."""
     summary = {f"perplexity/{name}": score["perplexity"] for name, score in scores.get("perplexity", {}).items()}
     if zero_shot := scores.get("zero_shot"):
@@ -56,7 +56,7 @@ def summary_of(scores: dict[str, dict]) -> dict[str, float]:
     return summary
 
 
-def paired(dense: dict, pruned: dict) -> dict:
+def paired(dense: dict[str, Any], pruned: dict[str, Any]) -> dict[str, Any]:
     """Pruned against dense on the same items, by task: difference of accuracy, its 95 % interval, flipped answers.
 
     Takes two "zero_shot" results. Tasks whose documents differ are left out.

@@ -37,7 +37,7 @@ class Perplexity(Evaluation):
     formula: str = "standard"
     autocast: str = "none"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(bool(self.sets), "sets", "{}", "name at least one data set")
         require(self.split in SPLITS, "split", self.split, f"known: {', '.join(SPLITS)}")
         require(self.windows is None or self.windows >= 1, "windows", self.windows, "at least 1, or null for all")
@@ -61,7 +61,7 @@ class Perplexity(Evaluation):
         """The windows of every set."""
         return {name: reader.evaluation(source, self.split, self.windows) for name, source in self.sets.items()}
 
-    def evaluate(self, subject: Subject, prepared: dict[str, torch.Tensor]) -> dict[str, dict]:
+    def evaluate(self, subject: Subject, prepared: dict[str, torch.Tensor]) -> dict[str, dict[str, Any]]:
         results = {}
         for name, windows in prepared.items():
             loss = mean_loss(subject.model, windows, self.autocast)

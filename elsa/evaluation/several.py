@@ -30,8 +30,8 @@ class Several(Evaluation):
     def prepare(self, reader: WindowReader) -> dict[str, Any]:
         return {name: part.prepare(reader) for name, part in self.parts.items()}
 
-    def evaluate(self, subject: Subject, prepared: dict[str, Any]) -> dict[str, dict]:
-        scores: dict[str, dict] = {}
+    def evaluate(self, subject: Subject, prepared: dict[str, Any]) -> dict[str, dict[str, Any]]:
+        scores: dict[str, dict[str, Any]] = {}
         for name, part in self.parts.items():
             for kind, found in part.evaluate(subject, prepared[name]).items():
                 scores[kind] = scores.get(kind, {}) | found

@@ -14,9 +14,8 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +29,7 @@ from elsa import hub
 from elsa.data.windows import WindowReader
 from elsa.errors import UserError, did_you_mean, require
 from elsa.evaluation.base import Evaluation, Subject
-from elsa.files import content_hash, file_hash, known_hash, read_json, write_atomically, write_json
+from elsa.files import content_hash, file_hash, known_hash, package_folder, read_json, write_atomically, write_json
 from elsa.track.progress import progress
 
 if TYPE_CHECKING:
@@ -56,7 +55,7 @@ class ZeroShot(Evaluation):
     batch_size: int = 8
     mirror: str | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(bool(self.tasks), "tasks", "[]", "name at least one task, for example arc_easy")
         require(self.limit is None or self.limit >= 1, "limit", self.limit, "at least 1, or null for all documents")
         require(self.num_fewshot >= 0, "num_fewshot", self.num_fewshot, "0 for zero-shot, or more")
@@ -90,7 +89,7 @@ class ZeroShot(Evaluation):
                 theirs = getattr(task.config, "training_split" if split == "train" else f"{split}_split")
                 if theirs is not None:
                     lines = "".join(json.dumps(row) + "\n" for row in task.dataset[theirs])
-                    write_atomically(mirror / name / f"{split}.jsonl", lambda path, text=lines: path.write_text(text))
+                    write_atomically(mirror / name / f"{split}.jsonl", partial(Path.write_text, data=lines))
 
     def prepare(self, reader: WindowReader) -> dict[str, "Task"]:
         """Load the tasks and look at their first documents."""
@@ -98,7 +97,7 @@ class ZeroShot(Evaluation):
             _log.info("zero-shot on the first %d documents of each task only: limited scores", self.limit)
         return load_tasks(self.tasks, None if self.mirror is None else Path(self.mirror))
 
-    def evaluate(self, subject: Subject, prepared: dict[str, "Task"]) -> dict[str, dict]:
+    def evaluate(self, subject: Subject, prepared: dict[str, "Task"]) -> dict[str, dict[str, Any]]:
         weights = weights_hash(subject.model)
         found, items = {}, {}
         for name, task in progress(list(prepared.items()), "zero-shot", unit="task"):
@@ -115,7 +114,7 @@ class ZeroShot(Evaluation):
         facts = {"average_acc": average, "limit": self.limit, "dtype": dtype, "lm_eval": version("lm_eval")}
         return {"zero_shot": facts | {"tasks": found, "items": items}}
 
-    def _protocol(self, name: str, task: "Task") -> dict:
+    def _protocol(self, name: str, task: "Task") -> dict[str, Any]:
         documents = [task.eval_docs[i] for i in range(self._count(task))]
         text = json.dumps(documents, sort_keys=True, default=str)
         return {
@@ -127,7 +126,7 @@ class ZeroShot(Evaluation):
     def _count(self, task: "Task") -> int:
         return len(task.eval_docs) if self.limit is None else min(self.limit, len(task.eval_docs))
 
-    def _score(self, subject: Subject, name: str, task: "Task", protocol: dict) -> dict:
+    def _score(self, subject: Subject, name: str, task: "Task", protocol: dict[str, Any]) -> dict[str, Any]:
         with _quiet():
             from lm_eval import simple_evaluate
             from lm_eval.models.huggingface import HFLM
@@ -150,7 +149,7 @@ class ZeroShot(Evaluation):
 
 def _standard_error(accuracy: float, count: int) -> float:
     """Of a mean of zeros and ones, with n − 1 as lm-eval has it."""
-    return (accuracy * (1 - accuracy) / max(1, count - 1)) ** 0.5
+    return float((accuracy * (1 - accuracy) / max(1, count - 1)) ** 0.5)
 
 
 def weights_hash(model: nn.Module) -> str:
@@ -165,8 +164,8 @@ def weights_hash(model: nn.Module) -> str:
 @cache
 def packaged_tasks() -> dict[str, Path]:
     """{name: its YAML} of every single task in lm-eval, without importing it."""
-    root = Path(find_spec("lm_eval").submodule_search_locations[0]) / "tasks"
-    found = {}
+    root = package_folder("lm_eval") / "tasks"
+    found: dict[str, Path] = {}
     for path in root.rglob("*.yaml"):
         match = re.search(r"^task: *([\w\-.]+) *$", path.read_text(errors="replace"), re.MULTILINE)
         if match:

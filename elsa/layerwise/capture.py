@@ -7,6 +7,7 @@ Shapes: N windows of L tokens, hidden states [batch, L, D].
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,7 +18,7 @@ from elsa.track.progress import progress
 
 _TOKENS_A_BATCH = 2048
 
-Call = tuple[tuple, dict]  # a block's arguments besides its hidden states
+Call = tuple[tuple[Any, ...], dict[str, Any]]  # a block's arguments besides its hidden states
 
 
 class _Reached(Exception):  # noqa: N818 (a signal, not an error)
@@ -76,13 +77,12 @@ def _batch_size(count: int, length: int) -> int:
     return max(size for size in range(1, min(most, count) + 1) if count % size == 0)
 
 
-def _observe(
-    model: nn.Module, blocks: nn.ModuleList, ids: torch.Tensor
-) -> tuple[list[tuple[tuple, dict]], torch.Tensor]:
+def _observe(model: nn.Module, blocks: nn.ModuleList, ids: torch.Tensor) -> tuple[list[Call], torch.Tensor]:
     """One real forward: the arguments of every block but its hidden states, and the last block's output."""
-    calls, outputs = [], []
+    calls: list[Call] = []
+    outputs: list[torch.Tensor] = []
 
-    def record_call(block, args, kwargs):
+    def record_call(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         calls.append((args[1:], {key: value for key, value in kwargs.items() if key != "hidden_states"}))
 
     hooks = [block.register_forward_pre_hook(record_call, with_kwargs=True) for block in blocks]
@@ -96,9 +96,9 @@ def _observe(
 
 
 def _first_input(model: nn.Module, block: nn.Module, ids: torch.Tensor) -> torch.Tensor:
-    found = []
+    found: list[torch.Tensor] = []
 
-    def stop(block, args, kwargs):
+    def stop(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         found.append(args[0] if args else kwargs["hidden_states"])
         raise _Reached
 
@@ -125,5 +125,5 @@ def _prove(model: nn.Module, replay: BlockReplay, ids: torch.Tensor) -> None:
         )
 
 
-def _tensor(output: torch.Tensor | tuple) -> torch.Tensor:
+def _tensor(output: torch.Tensor | tuple[Any, ...]) -> torch.Tensor:
     return output[0] if isinstance(output, tuple) else output

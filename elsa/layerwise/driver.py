@@ -81,7 +81,10 @@ def prune_blocks(
     """
     model.eval()
     blocks = decoder_blocks(model)
-    replay = capture(model, blocks, windows_NL, place) if pruner.needs_inputs else None
+    replay = None
+    if pruner.needs_inputs:
+        assert windows_NL is not None, "a pruner that looks at inputs gets windows"
+        replay = capture(model, blocks, windows_NL, place)
     for index in progress(range(len(blocks)), "prune", unit="block"):
         pruner.prune_block(replay, index, weights[index], patterns)
         if replay is not None and index + 1 < len(blocks):

@@ -29,7 +29,8 @@ def upper_inverse_factor(gram_II: torch.Tensor) -> torch.Tensor:
     Raises `torch.linalg.LinAlgError` if G is not positive definite.
     """
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram_II))
-    return torch.linalg.cholesky(inverse, upper=True)
+    factor: torch.Tensor = torch.linalg.cholesky(inverse, upper=True)
+    return factor
 
 
 def normalised(gram_II: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -44,7 +44,7 @@ class Alps(GramMethod):
     refine_iterations: int = 10
     refine_tolerance: float = 1e-4
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("damping", "rho", "refine_tolerance"):
             require(getattr(self, name) > 0, name, getattr(self, name), "positive")

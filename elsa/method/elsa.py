@@ -44,7 +44,7 @@ class Elsa(Method):
     def uses_penalty(self) -> bool:
         return True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(self.interval >= 1, "interval", self.interval, "at least 1 step")
         known = ("objective_aware", "euclidean")
         require(self.projection in known, "projection", self.projection, f"known: {', '.join(known)}")

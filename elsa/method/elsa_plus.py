@@ -55,7 +55,7 @@ class ElsaPlus(Elsa):
     def state_bytes(self, precision: Precision) -> float:
         return Method.state_bytes(self, precision) if self.hard else super().state_bytes(precision)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         require(0 <= self.retention <= 1, "retention", self.retention, "from 0 (no dual) to 1 (ADMM)")
         require(0 < self.dual_step <= 1, "dual_step", self.dual_step, "above 0, at most 1 (ADMM)")
@@ -100,7 +100,7 @@ class ElsaPlus(Elsa):
     def _ramp_start(self, pattern: Pattern) -> float:
         """How far along its cubic law the rise of the sparsity begins, 0 to 1."""
         share = self.ramp_from / max(pattern.sparsity, self.ramp_from, 1e-9)
-        return 1 - (1 - min(share, _LARGEST_START)) ** (1 / 3)
+        return float(1 - (1 - min(share, _LARGEST_START)) ** (1 / 3))
 
     def _rise(self, task: Task) -> Rise:
         return Rise(round(self.ramp_fraction * task.training.steps), self._ramp_start(task.pattern))

@@ -10,6 +10,8 @@ from elsa.method.layerwise import GramMethod
 from elsa.sparsity.pattern import Pattern
 from elsa.sparsity.selection import keep_largest
 
+Prepared = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]  # see `LAdmm.prepare`
+
 
 @dataclass(frozen=True, kw_only=True)
 class LAdmm(GramMethod):
@@ -27,14 +29,14 @@ class LAdmm(GramMethod):
     mask_iterations: int = 25
     match_reference: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         require(self.damping > 0, "damping", self.damping, "positive, for example 0.1")
         require(self.iterations >= 1, "iterations", self.iterations, "at least 1")
         within = 1 <= self.mask_iterations <= self.iterations
         require(within, "mask_iterations", self.mask_iterations, f"from 1 to iterations={self.iterations}")
 
-    def prepare(self, statistics: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    def prepare(self, statistics: torch.Tensor) -> Prepared:
         """Normalised Gram matrix with damping, its inverse at ρ = 1, the inputs' norms, and the dead inputs."""
         gram, norm = normalised(statistics)
         gram.diagonal().add_(self.damping * gram.diagonal().mean())
@@ -42,7 +44,7 @@ class LAdmm(GramMethod):
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(shifted))
         return gram, inverse, norm, statistics.diagonal() == 0
 
-    def prune(self, weight_OI: torch.Tensor, prepared: tuple, pattern: Pattern) -> torch.Tensor:
+    def prune(self, weight_OI: torch.Tensor, prepared: Prepared, pattern: Pattern) -> torch.Tensor:
         gram, inverse, norm, dead = prepared
         weight = weight_OI.masked_fill(dead, 0) * norm
         right = weight @ gram

@@ -23,7 +23,7 @@ class BlockwiseMethod(BlockPruner, Method):
 
     calibration_windows: int = 128
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(self.calibration_windows >= 1, "calibration_windows", self.calibration_windows, "at least 1")
 
     def apply(self, model: nn.Module, task: Task) -> dict[str, Any]:

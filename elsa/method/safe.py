@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from elsa.admm.state import MergedState
 from elsa.errors import require
@@ -32,7 +33,7 @@ class Safe(BlockwiseMethod):
     interval: int = 16
     activation_aware: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("epochs", "interval"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
@@ -41,8 +42,9 @@ class Safe(BlockwiseMethod):
         require(self.perturbation >= 0, "perturbation", self.perturbation, "not negative; 0 turns SAM off")
 
     def prune_block(
-        self, replay: BlockReplay, index: int, layers: dict[str, PrunableWeight], patterns: Patterns
+        self, replay: BlockReplay | None, index: int, layers: dict[str, PrunableWeight], patterns: Patterns
     ) -> None:
+        assert replay is not None, "it needs inputs"
         importance = self._importance(replay, index, layers)
         targets = replay.outputs(index)
         parameters = [weight.parameter for weight in layers.values()]
@@ -64,7 +66,7 @@ class Safe(BlockwiseMethod):
             weight.write(project(weight.value_OI, patterns[weight.name], importance[name]))
 
     def _set_gradients(
-        self, parameters: list[torch.Tensor], replay: BlockReplay, index: int, batch: int, target: torch.Tensor
+        self, parameters: list[nn.Parameter], replay: BlockReplay, index: int, batch: int, target: torch.Tensor
     ) -> None:
         """The gradient of the relative output error at the worst point nearby, into `.grad`."""
         gradients = _error_gradients(parameters, replay, index, batch, target)
@@ -91,7 +93,7 @@ class Safe(BlockwiseMethod):
 
 @torch.enable_grad()
 def _error_gradients(
-    parameters: list[torch.Tensor], replay: BlockReplay, index: int, batch: int, target: torch.Tensor
+    parameters: list[nn.Parameter], replay: BlockReplay, index: int, batch: int, target: torch.Tensor
 ) -> list[torch.Tensor]:
     """∇ of ‖block(x) − target‖² / ‖target‖² for one batch."""
     output = replay.run(index, replay.hidden[batch])

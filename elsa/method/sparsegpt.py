@@ -27,7 +27,7 @@ class SparseGPT(GramMethod):
     block_size: int = 128
     match_reference: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         require(self.damping > 0, "damping", self.damping, "positive, for example 0.01")
         require(self.block_size >= 1, "block_size", self.block_size, "at least 1, for example 128")

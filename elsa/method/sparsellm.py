@@ -37,7 +37,7 @@ class SparseLLM(BlockwiseMethod):
     beta: float = 5.0
     activation_steps: int = 5
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("damping", "alpha", "beta"):
             require(getattr(self, name) > 0, name, getattr(self, name), "positive")
@@ -49,8 +49,9 @@ class SparseLLM(BlockwiseMethod):
         return SparseGPT(calibration_windows=self.calibration_windows, damping=self.damping, block_size=self.block_size)
 
     def prune_block(
-        self, replay: BlockReplay, index: int, layers: dict[str, PrunableWeight], patterns: Patterns
+        self, replay: BlockReplay | None, index: int, layers: dict[str, PrunableWeight], patterns: Patterns
     ) -> None:
+        assert replay is not None, "it needs inputs"
         feed_forward = FeedForward.of(replay.blocks[index], layers)
         inside = {weight.name for weight in (*feed_forward.first, feed_forward.last)}
         attention = {name: weight for name, weight in layers.items() if name not in inside}
@@ -115,7 +116,9 @@ class SparseLLM(BlockwiseMethod):
             def output(z: torch.Tensor, i: int = i) -> torch.Tensor:
                 return part.combine([*pre[:i], z, *pre[i + 1 :]])
 
-            def take_if_better(proposal: torch.Tensor, error, lowest, i: int = i, goal: torch.Tensor = goal):
+            def take_if_better(
+                proposal: torch.Tensor, error: torch.Tensor, lowest: torch.Tensor, i: int = i, goal: torch.Tensor = goal
+            ) -> tuple[torch.Tensor, torch.Tensor]:
                 its_error = hidden - output(proposal)
                 its_cost = self.alpha * (proposal - goal).square() + self.beta * its_error.square()
                 better = its_cost < lowest

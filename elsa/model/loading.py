@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from huggingface_hub import snapshot_download
@@ -27,7 +27,7 @@ from transformers import (
 
 from elsa import hub
 from elsa.errors import UserError, did_you_mean, require
-from elsa.files import known_hash, write_folder_atomically
+from elsa.files import known_hash, package_folder, write_folder_atomically
 
 _NEEDED = ["*.json", "*.safetensors", "*.model", "*.txt"]  # config, weights, tokenizer
 _log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class ModelSource(ABC):
     dtype: str = "float32"
     begin_with_bos: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(self.dtype in _DTYPES, "dtype", self.dtype, f"known: {', '.join(_DTYPES)}")
 
     @abstractmethod
@@ -67,12 +67,14 @@ class ModelSource(ABC):
     def structure(self, cache: Path) -> PretrainedConfig:
         """The model's config: its layers and their sizes."""
         with _explained(self.name):
-            return AutoConfig.from_pretrained(**self.location(cache), trust_remote_code=False)
+            config: PretrainedConfig = AutoConfig.from_pretrained(**self.location(cache), trust_remote_code=False)
+            return config
 
     def skeleton(self, cache: Path) -> PreTrainedModel:
         """The model without memory for its weights (meta device), to look at its structure."""
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(self.structure(cache))
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(self.structure(cache))
+            return model
 
     def load(self, cache: Path, device: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
         """The model in evaluation mode on `device`, and its tokenizer."""
@@ -82,7 +84,8 @@ class ModelSource(ABC):
                 **where, dtype=_DTYPES[self.dtype], use_safetensors=True, trust_remote_code=False
             )
             tokenizer = AutoTokenizer.from_pretrained(**where, use_fast=True, trust_remote_code=False)
-        return model.to(device).eval(), tokenizer
+        moved = model.to(device)  # type: ignore[arg-type]  # wrapped without its own `self`
+        return moved.eval(), cast(PreTrainedTokenizerFast, tokenizer)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +97,7 @@ class Pretrained(ModelSource):
 
     path: str
     revision: str | None = None
-    architecture: dict | None = None
+    architecture: dict[str, Any] | None = None
 
     def check(self) -> None:
         if Path(self.path).is_dir():
@@ -178,8 +181,7 @@ class PackagedGguf(ModelSource):
     def _convert(self, folder: Path) -> None:
         """Write fp32 safetensors; rebuilt without the quantisation mark, which forbids any change of dtype."""
         _log.info("%s: converting %s to safetensors, once, in about half a minute", self.name, self.file)
-        package = importlib.util.find_spec(self.package).submodule_search_locations[0]
-        where = {"pretrained_model_name_or_path": package, "gguf_file": self.file}
+        where = {"pretrained_model_name_or_path": str(package_folder(self.package)), "gguf_file": self.file}
         quantised = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
         config = AutoConfig.for_model(**_without_quantisation(quantised.config.to_dict()))
         model = type(quantised)(config)
@@ -194,7 +196,7 @@ def _content(folder: Path, cache: Path) -> dict[str, Any]:
     return {"files": {path.name: known_hash(path, cache) for path in files}}
 
 
-def _without_quantisation(config: dict) -> dict:
+def _without_quantisation(config: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key != "quantization_config"}
 
 

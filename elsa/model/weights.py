@@ -25,7 +25,7 @@ class PrunableWeight:
     """
 
     name: str
-    module: nn.Module
+    module: nn.Linear | Conv1D
     transposed: bool
 
     @property
@@ -35,7 +35,7 @@ class PrunableWeight:
 
     @property
     def parameter(self) -> nn.Parameter:
-        return self.module.weight
+        return self.module.get_parameter("weight")
 
     @property
     def numel(self) -> int:

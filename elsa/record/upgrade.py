@@ -7,7 +7,7 @@ _MOVED = {
     "elsa.evaluate.": "elsa.evaluation.",
 }  # fmt: skip
 _RENAMED = {"init": "start", "init_weights": "start_weights"}  # keys of Elsa+
-_ADDED = {  # knobs that came later, with the value that changes nothing
+_ADDED: dict[str, dict[str, Any]] = {  # knobs that came later, with the value that changes nothing
     "ElsaPlus": {"dual_step": 1.0, "dual_from": 0.0, "dual_limit": None}, "Training": {"distinct_windows": None},
     "Text": {"held_out": 0.0},
 }  # fmt: skip
@@ -49,7 +49,8 @@ def _settings(settings: dict[str, Any]) -> dict[str, Any]:
     counted = {key: value for key, value in settings.items() if key not in _NO_SETTINGS}
     if counted.get("method", {}).get("hard"):
         counted.pop("penalty", None)
-    return _typed(counted)
+    typed: dict[str, Any] = _typed(counted)
+    return typed
 
 
 def _typed(settings: Any) -> Any:

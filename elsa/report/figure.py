@@ -1,6 +1,7 @@
 """Pictures: scores over sparsity, non-zeros, cost, tasks and steps; zeros and mask changes of one run."""
 
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
@@ -8,9 +9,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from elsa.files import write_atomically
+from elsa.record.record import Record
 from elsa.report.grid import Grid
 
-_DENSE_LINE = {"color": "black", "linestyle": "--", "linewidth": 1}
+_DENSE_LINE: dict[str, Any] = {"color": "black", "linestyle": "--", "linewidth": 1}
 _WITH_LEGEND = (10, 5)  # inches
 
 
@@ -24,7 +26,7 @@ def _one_panel(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, figure.subplots()
 
 
-def perplexity_figure(records: list[dict], path: Path) -> None:
+def perplexity_figure(records: list[Record], path: Path) -> None:
     """A PNG with a panel per evaluation set: bars at one sparsity, curves over several, on a log axis."""
     sets = list(dict.fromkeys(name for record in records for name in record["perplexity"]))
     pruned = [record for record in records if record["sparsity"]["counted"] > 0.01]
@@ -42,7 +44,7 @@ def perplexity_figure(records: list[dict], path: Path) -> None:
     _save(figure, path, dpi=150)
 
 
-def _bars(axis: Axes, records: list[dict], name: str) -> None:
+def _bars(axis: Axes, records: list[Record], name: str) -> None:
     ordered = sorted(records, key=lambda record: -record["perplexity"][name]["perplexity"])
     labels = [f"{record['method']}  {record['sparsity']['counted']:.0%}" for record in ordered]
     values = [record["perplexity"][name]["perplexity"] for record in ordered]
@@ -55,7 +57,7 @@ def _bars(axis: Axes, records: list[dict], name: str) -> None:
     _plain_numbers(axis.xaxis)
 
 
-def _curves(axis: Axes, records: list[dict], name: str) -> None:
+def _curves(axis: Axes, records: list[Record], name: str) -> None:
     for method in dict.fromkeys(record["method"] for record in records):
         points = sorted(
             (record["sparsity"]["counted"], record["perplexity"][name]["perplexity"])
@@ -106,7 +108,7 @@ def accuracy_figure(grid: Grid, path: Path) -> None:
     _save(figure, path, dpi=150)
 
 
-def cost_figure(records: list[dict], name: str, path: Path) -> None:
+def cost_figure(records: list[Record], name: str, path: Path) -> None:
     """A PNG of perplexity on the set `name` against the seconds of pruning, both on log axes, a colour a method."""
     pruned = [record for record in records if record["pattern"] != "dense"]
     points = [(max(record["seconds"]["prune"], 0.1), record) for record in pruned]
@@ -114,7 +116,7 @@ def cost_figure(records: list[dict], name: str, path: Path) -> None:
     _scatter(points, name, title, label, path)
 
 
-def pareto_figure(records: list[dict], name: str, path: Path) -> None:
+def pareto_figure(records: list[Record], name: str, path: Path) -> None:
     """A PNG of perplexity on the set `name` against the prunable weights that are not zero, with the front of the best.
 
     All records must have been scored on the same tokens; then models of several sizes may stand in one picture.
@@ -124,7 +126,9 @@ def pareto_figure(records: list[dict], name: str, path: Path) -> None:
     _scatter(points, name, title, label, path, front=True)
 
 
-def _scatter(points: list[tuple], name: str, title: str, label: str, path: Path, front: bool = False) -> None:
+def _scatter(
+    points: list[tuple[float, Record]], name: str, title: str, label: str, path: Path, front: bool = False
+) -> None:
     """Perplexity over any number of each record, on log axes. `front`: join those that no other beats in both."""
     figure, axis = _one_panel(*_WITH_LEGEND)
     several = len({record["model"] for _, record in points}) > 1
@@ -156,7 +160,7 @@ def pareto(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     return front
 
 
-def convergence_figure(curves: dict[str, list[tuple[str, list[dict]]]], title: str, path: Path) -> None:
+def convergence_figure(curves: dict[str, list[tuple[str, list[Record]]]], title: str, path: Path) -> None:
     """A PNG of training by step, two panels a pattern. `curves[pattern]`: label and lines of metrics of each run.
 
     Above the loss that is minimised; below cross-entropy on the probe's batch, f(x) solid and f(z) dashed.
@@ -206,7 +210,7 @@ def _plain_numbers(axis: Axis) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def sparsity_figure(record: dict, path: Path) -> None:
+def sparsity_figure(record: Record, path: Path) -> None:
     """A PNG of the share of zeros of every pruned weight, in the order of the blocks."""
     tensors = record["sparsity"]["tensors"]
     shares = [count["zeros"] / count["numel"] for count in tensors.values()]

@@ -9,8 +9,10 @@ import io
 import math
 from dataclasses import dataclass, field
 from statistics import fmean, stdev
+from typing import Any
 
 from elsa.files import flattened
+from elsa.record.record import Record
 from elsa.report.published import published
 from elsa.sparsity.pattern import Pattern
 
@@ -74,25 +76,25 @@ class Grid:
         return min(means, key=means.__getitem__) if self.lowest_wins else max(means, key=means.__getitem__)
 
 
-def scored_alike(records: list[dict]) -> list[tuple[str, tuple, list[dict]]]:
+def scored_alike(records: list[Record]) -> list[tuple[str, tuple[Any, ...], list[Record]]]:
     """Evaluation sets and protocols, each with the records that were scored so: on the same tokens in the same way."""
-    parts: dict[tuple, list[dict]] = {}
+    parts: dict[tuple[Any, ...], list[Record]] = {}
     for record in records:
         for name, score in record["perplexity"].items():
             parts.setdefault((name, tuple(score[key] for key in _PROTOCOL)), []).append(record)
     return [(name, protocol, found) for (name, protocol), found in parts.items()]
 
 
-def grids(records: list[dict]) -> list[Grid]:
+def grids(records: list[Record]) -> list[Grid]:
     """One grid per model, evaluation set and protocol."""
-    parts: dict[tuple, list[dict]] = {}
+    parts: dict[tuple[Any, ...], list[Record]] = {}
     for name, protocol, alike in scored_alike(records):
         for record in alike:
             parts.setdefault((record["model"], _key(record["config"]["model"]), name, protocol), []).append(record)
     return [_grid(model, name, protocol, found) for (model, _, name, protocol), found in parts.items()]
 
 
-def _grid(model: str, name: str, protocol: tuple, records: list[dict]) -> Grid:
+def _grid(model: str, name: str, protocol: tuple[Any, ...], records: list[Record]) -> Grid:
     windows, length, split = protocol[:3]
     dense = sorted({f"{r['perplexity'][name]['perplexity']:,.2f}" for r in records if r["pattern"] == _DENSE})
     title = f"{model}, perplexity on {name} ({windows} {split} windows of {length} tokens"
@@ -118,7 +120,7 @@ def _grid(model: str, name: str, protocol: tuple, records: list[dict]) -> Grid:
     return Grid(title, sorted({row for row, _ in cells}, key=height, reverse=True), patterns, cells, notes)
 
 
-def _order(record: dict) -> tuple:
+def _order(record: Record) -> tuple[bool, bool, float]:
     """Where a record's pattern stands in a table: from few zeros to many, one budget after equal shares, then N:M."""
     asked = record["config"].get("sparsity")
     if asked is None:  # a folder that no run left
@@ -128,13 +130,13 @@ def _order(record: dict) -> tuple:
     )
 
 
-def _place(pattern: Pattern) -> tuple:
+def _place(pattern: Pattern) -> tuple[bool, bool, float]:
     return (pattern.group is not None, pattern.allocation == "global", pattern.sparsity)
 
 
-def accuracy_grids(records: list[dict]) -> list[Grid]:
+def accuracy_grids(records: list[Record]) -> list[Grid]:
     """One grid per model, pattern and protocol of the tasks; the dense model's row stands in each of its model."""
-    parts: dict[tuple, list[dict]] = {}
+    parts: dict[tuple[Any, ...], list[Record]] = {}
     for record in records:
         if "zero_shot" in record:
             model = (record["model"], _key(record["config"]["model"]), _task_protocol(record["zero_shot"]))
@@ -148,12 +150,12 @@ def accuracy_grids(records: list[dict]) -> list[Grid]:
     return found
 
 
-def _task_protocol(scores: dict) -> str:
+def _task_protocol(scores: dict[str, Any]) -> str:
     tasks = {name: [task[key] for key in ("n", "version", "num_fewshot")] for name, task in scores["tasks"].items()}
     return str((scores["limit"], scores["dtype"], scores["lm_eval"], tasks))
 
 
-def _accuracy_grid(model: str, pattern: str, records: list[dict]) -> Grid:
+def _accuracy_grid(model: str, pattern: str, records: list[Record]) -> Grid:
     first, labels = records[0]["zero_shot"], row_labels(records)
     limited = "" if first["limit"] is None else f"; limited to the first {first['limit']} documents of each task"
     cells: dict[tuple[str, str], Cell] = {}
@@ -170,7 +172,7 @@ def _accuracy_grid(model: str, pattern: str, records: list[dict]) -> Grid:
     return Grid(title, rows, [*first["tasks"], "mean"], cells, lowest_wins=False)
 
 
-def row_labels(records: list[dict]) -> dict[str, str]:
+def row_labels(records: list[Record]) -> dict[str, str]:
     """{run: row}: the method, with the keys that differ where it stands in one cell with several settings."""
     labels = {}
     for method in dict.fromkeys(record["method"] for record in records):
@@ -195,11 +197,11 @@ def _short(key: str, value: object) -> str:
     return f"{key.split('.')[-2]}={str(value).lower()}"
 
 
-def _key(settings: dict) -> str:
+def _key(settings: dict[str, Any]) -> str:
     return str(sorted(_flat(settings).items()))
 
 
-def _flat(settings: dict) -> dict[str, object]:
+def _flat(settings: dict[str, Any]) -> dict[str, object]:
     """Flattened, with whole numbers as such: 1 and 1.0 are the same setting."""
     values = flattened(settings).items()
     return {key: int(v) if isinstance(v, float) and v.is_integer() else v for key, v in values}

@@ -4,6 +4,7 @@ import base64
 from html import escape
 from pathlib import Path
 
+from elsa.record.record import Record
 from elsa.report.grid import Grid
 from elsa.report.table import columns
 
@@ -12,7 +13,7 @@ table { border-collapse: collapse; margin: 1em 0 } th, td { padding: .3em .8em; 
 th:first-child, td:first-child { text-align: left } tr { border-bottom: 1px solid #ddd } img { max-width: 100% }"""
 
 
-def page(grids: list[Grid], pictures: list[Path], records: list[dict], failed: list[str]) -> str:
+def page(grids: list[Grid], pictures: list[Path], records: list[Record], failed: list[str]) -> str:
     """`failed`: a line for each run that has no record."""
     parts = ["<h1>elsa: report</h1>"]
     for grid in grids:

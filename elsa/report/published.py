@@ -7,6 +7,7 @@ known is not there.
 import csv
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from elsa.sparsity.pattern import Pattern
 
@@ -32,8 +33,9 @@ class Published:
 def published(model: str, evaluation_set: str) -> list[Published]:
     """What is known of a model on a set."""
     with (Path(__file__).parent / "published.csv").open() as file:
-        rows = [
-            Published(**row | {"perplexity": float(row["perplexity"]), "ratio": float(row["ratio"])})
-            for row in csv.DictReader(file)
-        ]
+        rows = [_published(row) for row in csv.DictReader(file)]
     return [row for row in rows if (row.model, row.set) == (model, evaluation_set)]
+
+
+def _published(row: dict[str, Any]) -> Published:
+    return Published(**row | {"perplexity": float(row["perplexity"]), "ratio": float(row["ratio"])})

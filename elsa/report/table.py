@@ -1,14 +1,17 @@
 """The comparison table of a few runs, for the console and as Markdown."""
 
 import sys
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from elsa.record.record import Record
+
 _TEXT = ("model", "method")  # columns of words, aligned left
 
 
-def columns(records: list[dict]) -> tuple[list[str], list[list[str]]]:
+def columns(records: list[Record]) -> tuple[list[str], list[list[str]]]:
     """Headers and rows: method, sparsity as counted, perplexity of every set, average accuracy, tokens, time, memory.
 
     Tokens, seconds and memory are those of the pruning itself, calibration or training included; loading and
@@ -35,7 +38,7 @@ def columns(records: list[dict]) -> tuple[list[str], list[list[str]]]:
     return (["model", *headers] if several else headers), rows
 
 
-def print_tables(records: list[dict]) -> None:
+def print_tables(records: list[Record]) -> None:
     """Print the table, and accuracy by task where there is some; without a terminal wide enough for whole words."""
     headers, rows = columns(records)
     table = Table(title=None if "model" in headers else records[0]["model"])
@@ -48,14 +51,14 @@ def print_tables(records: list[dict]) -> None:
         print_zero_shot(records)
 
 
-def markdown_table(records: list[dict]) -> str:
+def markdown_table(records: list[Record]) -> str:
     """The same table as Markdown."""
     headers, rows = columns(records)
     align = ["---" if header in _TEXT else "---:" for header in headers]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in [headers, align, *rows]) + "\n"
 
 
-def print_zero_shot(records: list[dict]) -> None:
+def print_zero_shot(records: list[Record]) -> None:
     """Accuracy by task of every record that has it, with standard errors, and against the dense model where paired."""
     scored = [record for record in records if "zero_shot" in record]
     table = Table(title="zero-shot accuracy" + (", limited" if any(r["zero_shot"]["limit"] for r in scored) else ""))
@@ -72,7 +75,7 @@ def print_zero_shot(records: list[dict]) -> None:
     Console(width=None if sys.stdout.isatty() else 140).print(table)
 
 
-def score_tables(record: dict) -> dict[str, list[list]]:
+def score_tables(record: Record) -> dict[str, list[list[Any]]]:
     """The scores of one run as rows, the header first: for a tracker."""
     rows = [[name, score["perplexity"], score["windows"]] for name, score in record["perplexity"].items()]
     tables = {"perplexity_table": [["set", "perplexity", "windows"], *rows]} if rows else {}

@@ -64,7 +64,9 @@ def _scored(run: EvaluateConfig, config: dict[str, Any], record: Record | None) 
     key = str(evaluation_key(run.eval, cache))
     if record is not None and evaluation_of(record, key):
         return record
-    before = {"dtype": "float32"} if record is None else record["config"]["model"] | {"dtype": record.get("dtype")}
+    before: dict[str, Any] = (
+        {"dtype": "float32"} if record is None else record["config"]["model"] | {"dtype": record.get("dtype")}
+    )
     bos = before.get("begin_with_bos", False) if run.begin_with_bos is None else run.begin_with_bos
     dtype = run.dtype or before["dtype"] or "float32"
     source = Pretrained(name=run.checkpoint, path=str(run.model_folder), dtype=dtype, begin_with_bos=bos)

@@ -1,6 +1,7 @@
 """`elsa fetch`: copy what the same arguments to `elsa prune` need from the hub into a mirror, for a machine without."""
 
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -8,7 +9,7 @@ from elsa import hub
 from elsa.config.build import build
 from elsa.config.compose import plain
 from elsa.config.prune import PruneConfig
-from elsa.errors import UserError, require
+from elsa.errors import UserError
 from elsa.files import file_hash, write_json
 from elsa.track.progress import progress
 
@@ -16,7 +17,8 @@ from elsa.track.progress import progress
 def fetch(composed: DictConfig) -> None:
     """Fill `paths.mirror` and write its manifest: every file with its size and SHA-256."""
     run = build(PruneConfig, plain(composed))
-    require(run.paths.mirror is not None, "paths.mirror", "null", "give the folder to fill, for example /data/mirror")
+    if run.paths.mirror is None:
+        raise UserError("paths.mirror=null: give the folder to fill, for example /data/mirror")
     if not hub.reachable():
         raise UserError("fetch: the hub cannot be reached; run this on a machine with network")
     mirror = Path(run.paths.mirror)
@@ -26,7 +28,7 @@ def fetch(composed: DictConfig) -> None:
         run.data.check("train")
     run.eval.fetch(mirror)
     files = sorted(path for path in mirror.rglob("*") if path.is_file() and path.name != "manifest.json")
-    manifest = {
+    manifest: dict[str, dict[str, Any]] = {
         str(path.relative_to(mirror)): {"bytes": path.stat().st_size, "sha256": file_hash(path)}
         for path in progress(files, "hash", unit="file")
     }

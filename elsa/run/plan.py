@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import DictConfig
@@ -73,9 +74,9 @@ def _memory(run: PruneConfig) -> float:
     return given * _GIB if given else _memory_of(resolved_device(run.device))
 
 
-def _changes(run: PruneConfig, shape_of: ShapeOf) -> dict:
+def _changes(run: PruneConfig, shape_of: ShapeOf) -> dict[str, Callable[[], Need]]:
     """Overrides that need less, each on top of those before it."""
-    smaller: dict[str, dict] = {
+    smaller: dict[str, dict[str, Any]] = {
         "precision.loss_chunk=2048": {"loss_chunk": 2048},
         "precision.activation_checkpointing=true": {"activation_checkpointing": True},
     }
@@ -86,20 +87,21 @@ def _changes(run: PruneConfig, shape_of: ShapeOf) -> dict:
         "weights": "bfloat16", "moments": "8bit", "state": "bfloat16", "dual": None,
     }  # fmt: skip
     smaller["precision.state=float8"] = {"state": "float8"}
-    changes, so_far = {}, {}
+    changes: dict[str, Callable[[], Need]] = {}
+    so_far: dict[str, Any] = {}
     for name, change in smaller.items():
         so_far = so_far | change
         if dataclasses.replace(run.precision, **so_far) != run.precision:
-            changes[name] = lambda changed=so_far: _need(run, shape_of, changed)
+            changes[name] = functools.partial(_need, run, shape_of, so_far)
     for batch in (4, 2, 1):
         if batch < run.training.batch_size:
-            changes[f"training.batch_size={batch}"] = lambda b=batch, c=so_far: _need(run, shape_of, c, batch=b)
+            changes[f"training.batch_size={batch}"] = functools.partial(_need, run, shape_of, so_far, batch)
     return changes
 
 
-def _need(run: PruneConfig, shape_of: ShapeOf, changed: dict, batch: int | None = None) -> Need:
+def _need(run: PruneConfig, shape_of: ShapeOf, changed: dict[str, Any], batch: int | None = None) -> Need:
     precision = dataclasses.replace(run.precision, **changed)
-    smaller = {} if batch is None else {"batch_size": batch, "accumulation": 1}
+    smaller: dict[str, Any] = {} if batch is None else {"batch_size": batch, "accumulation": 1}
     training = dataclasses.replace(run.training, **smaller)
     shape = shape_of(training, precision.weights)
     state = run.method.state_bytes(precision)

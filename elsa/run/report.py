@@ -3,7 +3,9 @@
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 from rich.console import Console
@@ -29,6 +31,8 @@ from elsa.report.grid import (
 from elsa.report.page import page
 from elsa.sweep.manifest import read_manifest
 from elsa.track.jsonl import logged
+
+Curves = dict[str, list[tuple[str, list[dict[str, Any]]]]]
 
 
 def report(composed: DictConfig) -> None:
@@ -63,9 +67,13 @@ def _write(folder: Path, whole: list[tuple[Record, Path | None]], failed: list[s
         "index.html": page(every, pictures, records, failed),
     }  # fmt: skip
     for name, text in texts.items():
-        write_atomically(folder / name, lambda temporary, text=text: temporary.write_text(text))
+        write_atomically(folder / name, partial(_write_text, text=text))
     Console(width=None if sys.stdout.isatty() else 160).print(Markdown(tables))
     print(f"{folder}: {', '.join(texts)} (cells.csv names the runs behind each number), pictures", flush=True)
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text)
 
 
 def _draw(
@@ -74,7 +82,7 @@ def _draw(
     """All pictures; their files."""
     pictures: list[Path] = []
 
-    def draw(name: str, figure: Callable, *arguments: object) -> None:
+    def draw(name: str, figure: Callable[..., None], *arguments: object) -> None:
         pictures.append(folder / f"{name}.png")
         figure(*arguments, pictures[-1])
 
@@ -94,9 +102,10 @@ def _draw(
     return pictures
 
 
-def _curves(found: list[tuple[Record, Path | None]]) -> dict[str, list[tuple[str, list[dict]]]]:
+def _curves(found: list[tuple[Record, Path | None]]) -> Curves:
     """{pattern: [(row label, lines of metrics.jsonl)]} of the runs that trained and whose folder is there."""
-    labels, curves = row_labels([record for record, _ in found]), {}
+    labels = row_labels([record for record, _ in found])
+    curves: Curves = {}
     for record, folder in found:
         lines = [] if folder is None else logged(folder)
         if lines:
@@ -129,6 +138,6 @@ def _read(sources: list[Path]) -> list[tuple[Record, Path | None]]:
 def _question(record: Record) -> str:
     """What two records share if one was made in place of the other."""
     if record["method"] == "checkpoint":  # no run of ours
-        return record["name"]
+        return str(record["name"])
     asked = ("model", "method", "pattern", "seed", "settings", "data_sha256", "coverage")
     return content_hash([[record.get(key) for key in asked], record["config"].get("model", {}).get("dtype")])

@@ -43,7 +43,7 @@ def _chosen(sweeps: Path, name: str | None) -> Path:
 
 
 def _table(folder: Path) -> Table:
-    cells, going_on = read_manifest(folder), is_running(folder)
+    cells, going_on = read_manifest(folder) or [], is_running(folder)
     counts = Counter(cell.state for cell in cells)
     summary = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
     ended = "" if going_on or not counts["waiting"] + counts["running"] else "; interrupted, the same command goes on"

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from copy import copy
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import DictConfig, open_dict
@@ -52,7 +53,7 @@ def local_slots(gpus: list[int] | None, gpus_per_job: int, cpus: int, threads: i
 def sweep(job_overrides: list[list[str]], compose: Compose, folder: Path, workers: Workers, *, retry: bool) -> None:
     """Run every cell once; raise `UserError` at the end if some failed. The same sweep again does what is missing."""
 
-    def built(overrides: list[str]) -> tuple[PruneConfig, dict]:
+    def built(overrides: list[str]) -> tuple[PruneConfig, dict[str, Any]]:
         config = _without_hydra(compose(overrides))
         return build(PruneConfig, config), config
 
@@ -87,7 +88,7 @@ def _refuse_failed(cells: list[Cell]) -> None:
 
 
 def _cells(
-    job_overrides: list[list[str]], built: Callable[[list[str]], tuple[PruneConfig, dict]], here: bool
+    job_overrides: list[list[str]], built: Callable[[list[str]], tuple[PruneConfig, dict[str, Any]]], here: bool
 ) -> tuple[list[Cell], dict[int, Path]]:
     """A cell for each run, and the folders of their dense models by the cells' numbers.
 
@@ -133,7 +134,7 @@ class _Failures:
                 say(f"elsa: failed  {len(rest)} more for the same reason as {first}")
 
 
-def _without_hydra(composed: DictConfig) -> dict:
+def _without_hydra(composed: DictConfig) -> dict[str, Any]:
     config = copy(composed)
     with open_dict(config):
         del config["hydra"]

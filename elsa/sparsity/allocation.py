@@ -65,7 +65,8 @@ def _lowest(histograms: dict[Key, torch.Tensor], wanted: int) -> dict[Key, int]:
     border = int((below < wanted).sum())
     before = int(below[border - 1]) if border else 0
     inside = max(1, int(below[border]) - before)
-    zeros, exact, given = {}, before, before
+    zeros: dict[Key, int] = {}
+    exact, given = float(before), before
     for name, histogram in histograms.items():
         low = int(histogram[:border].sum())
         exact += int(histogram[border]) * (wanted - before) / inside

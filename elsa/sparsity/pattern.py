@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from elsa.errors import require
+from elsa.errors import UserError, require
 from elsa.sparsity.selection import keep_largest, keep_largest_of_each_row
 
 
@@ -25,17 +25,19 @@ class Pattern:
     ratio: float | None
     allocation: str = "uniform"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         known = self.allocation in ("uniform", "global")
         require(known, "allocation", self.allocation, "known: uniform, global")
         if self.pattern == "unstructured":
-            require(self.ratio is not None, "ratio", "null", "an unstructured pattern needs the fraction of zeros")
+            if self.ratio is None:
+                raise UserError("ratio=null: an unstructured pattern needs the fraction of zeros")
             require(0 <= self.ratio < 1, "ratio", self.ratio, "the fraction of zeros lies in [0, 1), for example 0.9")
             return
         match = re.fullmatch(r"(\d+):(\d+)", self.pattern)
         wanted = "known: unstructured, or keep:group such as 2:4 (2 of every 4 weights are kept)"
-        require(match is not None, "pattern", self.pattern, wanted)
-        keep, group = self._keep_and_group
+        if match is None:
+            raise UserError(f"pattern={self.pattern}: {wanted}")
+        keep, group = map(int, match.groups())
         require(0 < keep < group, "pattern", self.pattern, "keep:group keeps at least 1 and fewer than the group")
         uniform = self.allocation == "uniform"
         require(uniform, "allocation", self.allocation, f"{self.pattern} is uniform in every group; set uniform")
@@ -54,6 +56,7 @@ class Pattern:
     def sparsity(self) -> float:
         """The wanted fraction of zeros."""
         if self._keep_and_group is None:
+            assert self.ratio is not None, "an unstructured pattern has one"
             return self.ratio
         keep, group = self._keep_and_group
         return 1 - keep / group
@@ -68,7 +71,7 @@ class Pattern:
         """Short for tables: "90%", "90% global" or "2:4"."""
         if self.group is not None:
             return self.pattern
-        return f"{self.ratio * 100:g}%" + (" global" if self.allocation == "global" else "")
+        return f"{self.sparsity * 100:g}%" + (" global" if self.allocation == "global" else "")
 
     def ramped(self, progress: float) -> "Pattern":
         """The pattern of a gradual pruning at `progress` in [0, 1]: its sparsity rises by a cubic law, fast at first.
@@ -77,7 +80,7 @@ class Pattern:
         """
         if self.group is not None or progress >= 1:
             return self
-        return replace(self, ratio=self.ratio * (1 - (1 - progress) ** 3))
+        return replace(self, ratio=self.sparsity * (1 - (1 - progress) ** 3))
 
     @classmethod
     def of_zeros(cls, zeros: int, numel: int) -> "Pattern":
@@ -95,17 +98,16 @@ class Pattern:
         """
         if self._keep_and_group is None:
             return keep_largest(score_OI, score_OI.numel() - self.zeros(score_OI.numel()))
-        return self._mask_groups(score_OI)
+        return self._mask_groups(score_OI, *self._keep_and_group)
 
     def mask_rows(self, score_OI: torch.Tensor) -> torch.Tensor:
         """Like `mask`, but an unstructured pattern compares within every row (Wanda's comparison group)."""
         if self._keep_and_group is None:
             inputs = score_OI.shape[1]
             return keep_largest_of_each_row(score_OI, inputs - self.zeros(inputs))
-        return self._mask_groups(score_OI)
+        return self._mask_groups(score_OI, *self._keep_and_group)
 
-    def _mask_groups(self, score_OI: torch.Tensor) -> torch.Tensor:
-        keep, group = self._keep_and_group
+    def _mask_groups(self, score_OI: torch.Tensor, keep: int, group: int) -> torch.Tensor:
         if score_OI.shape[1] % group:
             raise ValueError(f"{score_OI.shape[1]} inputs are no multiple of the group of pattern {self.pattern}")
         return keep_largest_of_each_row(score_OI.reshape(-1, group), keep).view(score_OI.shape)

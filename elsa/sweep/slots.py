@@ -15,7 +15,10 @@ class Job(Protocol):
     """A process at work."""
 
     where: str
-    seconds: float
+
+    @property
+    def seconds(self) -> float:
+        """How long it has been at work."""
 
     def poll(self) -> int | None:
         """Its exit code, negative for a signal; None while it goes on."""
@@ -75,6 +78,7 @@ class Slots(Workers):
 
     def start(self, command: list[str], environment: dict[str, str], log: Path) -> Job:
         slot = self._free()
+        assert slot is not None, "`free` is asked first"
         job = _Process(slot.name, command, os.environ | environment | slot.environment, log)
         self._jobs[slot.name] = job
         return job

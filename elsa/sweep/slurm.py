@@ -6,9 +6,13 @@ import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from elsa.errors import require
 from elsa.sweep.slots import Job, Workers
+
+if TYPE_CHECKING:
+    import submitit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,9 +26,9 @@ class Slurm:
     gpus: int
     cpus: int
     memory_gib: int
-    parameters: dict
+    parameters: dict[str, Any]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         installed = importlib.util.find_spec("submitit") is not None
         require(installed, "hydra/launcher", "slurm", "submitit is not installed; run: pip install elsa[slurm]")
         require(self.jobs_at_once >= 1, "hydra.launcher.jobs_at_once", self.jobs_at_once, "at least 1")
@@ -43,7 +47,8 @@ class SlurmJobs(Workers):
             name="elsa", timeout_min=slurm.minutes, gpus_per_node=slurm.gpus, cpus_per_task=slurm.cpus,
             mem_gb=slurm.memory_gib, **slurm.parameters,
         )  # fmt: skip
-        self._most, self._jobs = slurm.jobs_at_once, []
+        self._most = slurm.jobs_at_once
+        self._jobs: list[_Submitted] = []
 
     def free(self) -> bool:
         self._jobs = [job for job in self._jobs if job.poll() is None]
@@ -57,7 +62,7 @@ class SlurmJobs(Workers):
 
 
 class _Submitted(Job):
-    def __init__(self, job: object):
+    def __init__(self, job: "submitit.Job[int]"):
         self._job, self._began = job, time.monotonic()
         self.where = f"job {job.job_id}"
 

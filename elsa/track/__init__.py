@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -11,7 +11,7 @@ class Outcome:
     """What a finished run ends with. `tables`: rows by name, the header first. `pictures`: PNG files by name."""
 
     summary: dict[str, float] = field(default_factory=dict)
-    tables: dict[str, list[list]] = field(default_factory=dict)
+    tables: dict[str, list[list[Any]]] = field(default_factory=dict)
     pictures: dict[str, Path] = field(default_factory=dict)
 
 
@@ -25,12 +25,12 @@ class TrackedRun:
     folder: Path
     name: str
     labels: dict[str, str | float | int]
-    config: dict
+    config: dict[str, Any]
     step: int | None = 0
 
 
 class Tracker(Protocol):
-    def log(self, step: int, metrics: dict) -> None:
+    def log(self, step: int, metrics: dict[str, float]) -> None:
         """Record metrics of an optimiser step."""
 
     def close(self, outcome: Outcome) -> None:

@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from elsa.files import write_atomically
 from elsa.track import Outcome, TrackedRun, Tracker, TrackerSource
@@ -28,7 +29,7 @@ class JsonlTracker:
         write_atomically(path, lambda temporary: temporary.write_text(text))
         self._file = path.open("a")
 
-    def log(self, step: int, metrics: dict) -> None:
+    def log(self, step: int, metrics: dict[str, float]) -> None:
         self._file.write(json.dumps({"step": step} | metrics) + "\n")
         self._file.flush()
 
@@ -36,7 +37,7 @@ class JsonlTracker:
         self._file.close()
 
 
-def logged(folder: Path) -> list[dict]:
+def logged(folder: Path) -> list[dict[str, Any]]:
     """What a run has logged so far; the last line does not count if a killed process left it unfinished."""
     path = folder / _FILE
     lines = path.read_text().split("\n")[:-1] if path.is_file() else []

@@ -12,7 +12,7 @@ class NoTracker(TrackerSource):
     def open(self, run: TrackedRun) -> Tracker:
         return self
 
-    def log(self, step: int, metrics: dict) -> None:
+    def log(self, step: int, metrics: dict[str, float]) -> None:
         pass
 
     def close(self, outcome: Outcome) -> None:

@@ -2,17 +2,21 @@
 
 import sys
 from collections.abc import Iterable
+from typing import TypeVar
 
 from tqdm import tqdm
 
+T = TypeVar("T")
 
-def progress(iterable: Iterable, description: str, total: int | None = None, unit: str = "it") -> tqdm:
+
+def progress(iterable: Iterable[T], description: str, total: int | None = None, unit: str = "it") -> Iterable[T]:
     """Wrap `iterable` in a bar that appears after two seconds; without a terminal it prints a line every 15 s."""
     terminal = sys.stderr.isatty()
-    return tqdm(
+    bar: Iterable[T] = tqdm(
         iterable, desc=description, total=total, unit=unit, delay=2, leave=False,
         mininterval=0.2 if terminal else 15, ascii=not terminal, dynamic_ncols=terminal,
     )  # fmt: skip
+    return bar
 
 
 def say(line: str) -> None:

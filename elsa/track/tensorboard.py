@@ -32,7 +32,7 @@ class TensorboardTracker:
             str(run.folder / "tensorboard"), purge_step=None if run.step is None else run.step + 1
         )
 
-    def log(self, step: int, metrics: dict) -> None:
+    def log(self, step: int, metrics: dict[str, float]) -> None:
         self._jsonl.log(step, metrics)
         for name, value in metrics.items():
             self._writer.add_scalar(name, value, step)

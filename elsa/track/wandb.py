@@ -4,12 +4,14 @@ import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar, cast
 
 import wandb
 
 from elsa.track import Outcome, TrackedRun, Tracker, TrackerSource
 from elsa.track.jsonl import JsonlTracker
 
+T = TypeVar("T")
 _TAGS = ("model", "method", "pattern")
 
 
@@ -42,45 +44,49 @@ class WandbTracker:
 
     def __init__(self, source: Wandb, run: TrackedRun):
         self._jsonl = JsonlTracker(run)
-        self._run = None
+        self._run: wandb.Run | None = None
         self._run = self._guarded(
             lambda: wandb.init(
-                project=source.project, group=source.group, mode=source.resolved_mode(), id=run.name, name=run.name,
-                job_type="prune", dir=run.folder.resolve(),  # its service may have been started in another folder
+                project=source.project, group=source.group, mode=cast(Any, source.resolved_mode()),
+                id=run.name, name=run.name, job_type="prune",
+                dir=run.folder.resolve(),  # its service may have been started in another folder
                 config=run.labels | {"settings": run.config}, resume="allow",
                 tags=[str(run.labels[key]) for key in _TAGS if key in run.labels],
                 settings=wandb.Settings(silent=True),
             )
         )  # fmt: skip
-        if self._run is not None:
-            self._guarded(self._catch_up)
+        started = self._run
+        if started is not None:
+            self._guarded(lambda: self._catch_up(started))
 
-    def _catch_up(self) -> None:
-        self._run.define_metric("*", step_metric="step")
-        seen = self._run.summary.get("step", 0)
+    def _catch_up(self, run: wandb.Run) -> None:
+        run.define_metric("*", step_metric="step")
+        seen = run.summary.get("step", 0)
         for metrics in self._jsonl.kept:
             if metrics["step"] > seen:
-                self._run.log(metrics)
+                run.log(metrics)
 
-    def log(self, step: int, metrics: dict) -> None:
+    def log(self, step: int, metrics: dict[str, float]) -> None:
         self._jsonl.log(step, metrics)
-        if self._run is not None:
-            self._guarded(lambda: self._run.log({"step": step} | metrics))
+        run = self._run
+        if run is not None:
+            self._guarded(lambda: run.log({"step": step} | metrics))
 
     def close(self, outcome: Outcome) -> None:
         self._jsonl.close(outcome)
-        if self._run is not None:
-            self._guarded(lambda: self._finish(outcome))
+        run = self._run
+        if run is not None:
+            self._guarded(lambda: self._finish(run, outcome))
 
-    def _finish(self, outcome: Outcome) -> None:
-        media = {f"pictures/{name}": wandb.Image(str(path)) for name, path in outcome.pictures.items()}
+    def _finish(self, run: wandb.Run, outcome: Outcome) -> None:
+        media: dict[str, Any] = {f"pictures/{name}": wandb.Image(str(path)) for name, path in outcome.pictures.items()}
         media |= {name: wandb.Table(columns=rows[0], data=rows[1:]) for name, rows in outcome.tables.items()}
         if media:
-            self._run.log(media)
-        self._run.summary.update(outcome.summary)
-        self._run.finish()
+            run.log(media)
+        run.summary.update(outcome.summary)
+        run.finish()
 
-    def _guarded(self, call: Callable) -> object:
+    def _guarded(self, call: Callable[[], T]) -> T | None:
         try:
             return call()
         except Exception as error:  # wandb's errors have no common class, and none is worth a run

@@ -36,7 +36,7 @@ class Training:
     distillation: float = 0.0
     distinct_windows: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(self.steps >= 1, "steps", self.steps, "at least 1")
         require(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
         divides = self.accumulation >= 1 and self.batch_size % self.accumulation == 0

@@ -4,6 +4,7 @@ A constraint meets parameters and prunable weights by their names in `model.stat
 itself, which sharding replaces.
 """
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
@@ -18,25 +19,27 @@ class Constraint(Protocol):
 
     interval: int | None
 
+    @abstractmethod
     def on_gradient(self, name: str) -> None:
         """Called for every parameter between clipping and the optimiser's step: may change its gradient in place."""
 
+    @abstractmethod
     def after_step(self, step: int) -> dict[str, float]:
         """Called after the optimiser's step number `step` (from 1). Returns metrics when it has any."""
-        ...
 
-    def sparse(self) -> AbstractContextManager | None:
+    @abstractmethod
+    def sparse(self) -> AbstractContextManager[object] | None:
         """Inside, the model computes with the sparse copy of its weights. None if there is none but the weights."""
-        ...
 
+    @abstractmethod
     def finish(self) -> dict[str, Any]:
         """Called once after the last step: leave the weights as promised. Returns facts for the record."""
-        ...
 
+    @abstractmethod
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""
-        ...
 
+    @abstractmethod
     def restore(self, state: dict[str, Any]) -> None:
         """Take over what `state` gave."""
 
@@ -52,7 +55,7 @@ class NoConstraint:
     def after_step(self, step: int) -> dict[str, float]:
         return {}
 
-    def sparse(self) -> AbstractContextManager | None:
+    def sparse(self) -> AbstractContextManager[object] | None:
         return None
 
     def finish(self) -> dict[str, Any]:

@@ -136,19 +136,19 @@ class Loop:
             total += loss.detach() / parts
         return total
 
-    def _autocast(self) -> AbstractContextManager:
+    def _autocast(self) -> AbstractContextManager[object]:
         if self._training.autocast == "none":
             return nullcontext()
         return torch.autocast(self._device.type, dtype=torch.bfloat16)
 
-    def _report(self, step: int, checkpoints: Checkpoints) -> dict:
+    def _report(self, step: int, checkpoints: Checkpoints) -> dict[str, float]:
         loss = torch.stack(self._losses).mean().item()
         self._losses = []
         metrics = {"loss": loss, "learning_rate": self._training.learning_rate_at(step - 1)}
         self._refuse_divergence(step, checkpoints, **metrics)
         return metrics
 
-    def _probe(self, batch_NL: torch.Tensor) -> dict:
+    def _probe(self, batch_NL: torch.Tensor) -> dict[str, float]:
         """Cross-entropy f(x) and, where there is a sparse copy, f(z)."""
         parts, sparse = self._training.accumulation, self._constraint.sparse()
         losses = {"probe_loss": loss_on(self._model, batch_NL, parts, self._autocast())}
@@ -159,6 +159,7 @@ class Loop:
 
     def _refuse_divergence(self, step: int, checkpoints: Checkpoints, loss: float = 0.0, **others: float) -> None:
         """Raise `UserError` on broken weights, or a loss that has left all that a model can mean by it."""
+        assert self._first_loss is not None, "a step has been done"
         limit = max(2 * float(self._first_loss), _HOPELESS)
         finite = torch.stack([parameter.isfinite().all() for parameter in self._optimizer.parameters.values()])
         if loss <= limit and bool(finite.all()):
@@ -169,7 +170,7 @@ class Loop:
             f"{numbers}); try a lower rate or a lower penalty; {checkpoints.kept()}"
         )
 
-    def _state(self, step: int) -> dict:
+    def _state(self, step: int) -> dict[str, Any]:
         """All that decides the rest of the run."""
         cuda = torch.cuda.get_rng_state(self._device) if self._device.type == "cuda" else None
         return {
@@ -179,7 +180,7 @@ class Loop:
             "random": {"cpu": torch.get_rng_state(), "cuda": cuda},
         }  # fmt: skip
 
-    def _restore(self, saved: dict) -> int:
+    def _restore(self, saved: dict[str, Any]) -> int:
         self._model.load_state_dict(saved["model"])
         self._optimizer.restore(saved["optimizer"])
         self._constraint.restore(saved["constraint"])
@@ -188,4 +189,4 @@ class Loop:
         torch.set_rng_state(saved["random"]["cpu"].cpu())
         if saved["random"]["cuda"] is not None:
             torch.cuda.set_rng_state(saved["random"]["cuda"].cpu(), self._device)
-        return saved["step"]
+        return int(saved["step"])

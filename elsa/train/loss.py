@@ -4,6 +4,7 @@ Shapes: N windows of L tokens (`ids_NL`), T scored tokens, V words.
 """
 
 from collections.abc import Callable, Mapping
+from typing import Protocol, cast
 
 import torch
 from torch import nn
@@ -11,6 +12,16 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from elsa.errors import UserError
+
+
+class _InParts(Protocol):
+    """A model whose logits can be made in chunks: its head on its last hidden state."""
+
+    base_model: nn.Module
+    config: object
+
+    def get_output_embeddings(self) -> nn.Module:
+        """The head."""
 
 
 def next_token_loss(
@@ -33,11 +44,12 @@ def next_token_loss(
     known = [None] * len(hidden) if teacher is None else _without_gradient(_hidden, teacher, ids_NL).split(chunk)
 
     def summed_loss(some: torch.Tensor, its_targets: torch.Tensor, its_known: torch.Tensor | None) -> torch.Tensor:
-        expected = None if its_known is None else _without_gradient(_head, teacher, its_known)
+        expected = None if teacher is None or its_known is None else _without_gradient(_head, teacher, its_known)
         return _loss(_head(model, some), its_targets, expected, distillation)
 
     parts = zip(hidden, targets.split(chunk), known, strict=True)
-    return sum(checkpoint(summed_loss, *part, use_reentrant=False) for part in parts) / len(targets)
+    total: torch.Tensor = sum(checkpoint(summed_loss, *part, use_reentrant=False) for part in parts)
+    return total / len(targets)
 
 
 def _loss(
@@ -53,21 +65,27 @@ def _loss(
 
 
 @torch.no_grad()
-def _without_gradient(function: Callable, teacher: nn.Module, argument: torch.Tensor) -> torch.Tensor:
+def _without_gradient(
+    function: Callable[[nn.Module, torch.Tensor], torch.Tensor], teacher: nn.Module, argument: torch.Tensor
+) -> torch.Tensor:
     return function(teacher, argument)
 
 
 def _logits(model: nn.Module, ids_NL: torch.Tensor) -> torch.Tensor:
-    return model(input_ids=ids_NL, use_cache=False).logits[:, :-1].flatten(0, 1)
+    logits: torch.Tensor = model(input_ids=ids_NL, use_cache=False).logits
+    return logits[:, :-1].flatten(0, 1)
 
 
 def _hidden(model: nn.Module, ids_NL: torch.Tensor) -> torch.Tensor:
-    return model.base_model(input_ids=ids_NL, use_cache=False).last_hidden_state[:, :-1].flatten(0, 1)
+    hidden: torch.Tensor = cast(_InParts, model).base_model(input_ids=ids_NL, use_cache=False).last_hidden_state
+    return hidden[:, :-1].flatten(0, 1)
 
 
 def _head(model: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
     """Logits of hidden states, capped as Gemma does."""
-    logits, cap = model.get_output_embeddings()(hidden), getattr(model.config, "final_logit_softcapping", None)
+    whole = cast(_InParts, model)
+    cap = getattr(whole.config, "final_logit_softcapping", None)
+    logits: torch.Tensor = whole.get_output_embeddings()(hidden)
     return logits if cap is None else cap * torch.tanh(logits / cap)
 
 

@@ -59,8 +59,9 @@ class Optimizer:
             return None
         return self.second_moment(name).sqrt().clamp_min(_EPSILON)
 
-    def _moments(self, name: str) -> dict[str, Any]:
-        return self._of[name].state[self.parameters[name]]
+    def _moments(self, name: str) -> dict[str, torch.Tensor]:
+        moments: dict[str, torch.Tensor] = self._of[name].state[self.parameters[name]]
+        return moments
 
     @property
     def nbytes(self) -> int:
@@ -68,11 +69,11 @@ class Optimizer:
         states = (state for optimizer in self._optimizers for state in optimizer.state.values())
         return sum(_nbytes(tensor) for state in states for key, tensor in state.items() if key != "step")
 
-    def state(self) -> list[dict]:
+    def state(self) -> list[dict[str, Any]]:
         """For a checkpoint."""
         return [optimizer.state_dict() for optimizer in self._optimizers]
 
-    def restore(self, states: list[dict]) -> None:
+    def restore(self, states: list[dict[str, Any]]) -> None:
         for optimizer, state in zip(self._optimizers, states, strict=True):
             optimizer.load_state_dict(state)
 
@@ -87,7 +88,10 @@ def _make(parameters: list[nn.Parameter], training: Training, precision: Precisi
 
     warnings.filterwarnings("ignore", "OptimState8bit does not implement")  # a cache that it could use and does not
     rounding = precision.weights == "bfloat16"
-    return Adam8bit(parameters, lr=training.learning_rate, betas=betas, bf16_stochastic_round=rounding)
+    optimizer: torch.optim.Optimizer = Adam8bit(
+        parameters, lr=training.learning_rate, betas=betas, bf16_stochastic_round=rounding
+    )
+    return optimizer
 
 
 def _stance(precision: Precision, device: torch.device) -> str:
@@ -102,6 +106,5 @@ def _is_8bit(tensor: torch.Tensor) -> bool:
 
 
 def _nbytes(tensor: Any) -> int:
-    if _is_8bit(tensor):
-        return tensor.codes.nbytes + tensor.scale.nbytes + tensor.qmap.nbytes
-    return tensor.nbytes
+    parts: list[torch.Tensor] = [tensor.codes, tensor.scale, tensor.qmap] if _is_8bit(tensor) else [tensor]
+    return sum(part.nbytes for part in parts)

@@ -32,7 +32,7 @@ class Precision:
     activation_checkpointing: bool = False
     loss_chunk: int | None = 2048
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _one_of("weights", self.weights, ("float32", "bfloat16"))
         _one_of("moments", self.moments, ("float32", "8bit"))
         _one_of("state", self.state, FORMATS)
@@ -68,10 +68,12 @@ class Precision:
             model.train(was_training)
 
 
-def _renamed(model: nn.Module, verb: str) -> Callable:
+def _renamed(model: nn.Module, verb: str) -> Callable[..., None]:
     """Newer transformers say activation checkpointing, older ones gradient checkpointing."""
-    return getattr(model, f"activation_checkpointing_{verb}", None) or getattr(model, f"gradient_checkpointing_{verb}")
+    newer = getattr(model, f"activation_checkpointing_{verb}", None)
+    found: Callable[..., None] = newer or getattr(model, f"gradient_checkpointing_{verb}")
+    return found
 
 
-def _one_of(key: str, value: object, known: tuple) -> None:
+def _one_of(key: str, value: object, known: tuple[str | None, ...]) -> None:
     require(value in known, key, value, f"known: {', '.join('null' if each is None else each for each in known)}")

@@ -19,7 +19,7 @@ def due(step: int, every: int, interval: int) -> bool:
 
 
 @torch.no_grad()
-def loss_on(model: nn.Module, batch_NL: torch.Tensor, parts: int, autocast: AbstractContextManager) -> float:
+def loss_on(model: nn.Module, batch_NL: torch.Tensor, parts: int, autocast: AbstractContextManager[object]) -> float:
     """Cross-entropy of the batch, in `parts`, without dropout: it draws no random numbers and leaves no trace."""
     was_training, device = model.training, next(model.parameters()).device
     model.eval()

@@ -13,7 +13,7 @@ from elsa.model.weights import PrunableWeight
 from elsa.sparsity.allocation import patterns_of
 from elsa.sparsity.pattern import Pattern, Rise
 from elsa.sparsity.projection import saliency
-from elsa.train.constraint import by_parameter
+from elsa.train.constraint import Constraint, by_parameter
 from elsa.train.optimizer import Optimizer
 
 _log = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ class Projection:
         return patterns_of(pattern, self.sizes, its_saliency or self.saliency)
 
 
-class SparseConstraint(ABC):
+class SparseConstraint(Constraint, ABC):
     """The bookkeeping of a constraint that makes weights sparse.
 
     `mask_changes`: by step and weight, the share of entries that changed. `before_projection`: how far the weights were

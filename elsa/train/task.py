@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -14,19 +14,19 @@ from elsa.train.precision import Precision
 class Checkpoints(Protocol):
     """Where a run's state goes from time to time."""
 
-    def listening(self) -> AbstractContextManager:
+    def listening(self) -> AbstractContextManager[object]:
         """Inside, signals to stop are heeded at the next `due` and `save`."""
 
     def exist(self) -> bool:
         """Whether there is a state to go on from."""
 
-    def latest(self) -> dict | None:
+    def latest(self) -> dict[str, Any] | None:
         """The state to go on from, None at the start of a run."""
 
     def due(self) -> bool:
         """Whether it is time to save."""
 
-    def save(self, step: int, state: dict) -> None:
+    def save(self, step: int, state: dict[str, Any]) -> None:
         """Keep the state after step number `step`."""
 
     def kept(self) -> str:
@@ -36,7 +36,7 @@ class Checkpoints(Protocol):
 class NoCheckpoints:
     """Nothing is kept: an interrupted run starts again."""
 
-    def listening(self) -> AbstractContextManager:
+    def listening(self) -> AbstractContextManager[object]:
         return nullcontext()
 
     def exist(self) -> bool:
@@ -48,7 +48,7 @@ class NoCheckpoints:
     def due(self) -> bool:
         return False
 
-    def save(self, step: int, state: dict) -> None:
+    def save(self, step: int, state: dict[str, Any]) -> None:
         pass
 
     def kept(self) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedModel
 
 from elsa.admm.engine import Admm
 from elsa.admm.penalty import Constant
@@ -29,7 +30,7 @@ from elsa.train.train import train
 
 
 def seconds_a_step(
-    with_admm: bool, probed: bool, options: argparse.Namespace, model: torch.nn.Module
+    with_admm: bool, probed: bool, options: argparse.Namespace, model: PreTrainedModel
 ) -> Iterator[float]:
     """A generator of timings: each `next` trains `options.steps` steps, the last one probed; seconds a step.
 

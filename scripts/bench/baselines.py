@@ -11,6 +11,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import reduce
 from pathlib import Path
 
 import torch
@@ -78,7 +79,7 @@ def reference_l_admm(weight: torch.Tensor, batches: list[torch.Tensor], ratio: f
 
 
 def reference_alps(weight: torch.Tensor, batches: list[torch.Tensor], ratio: float) -> torch.Tensor:
-    gram = sum(inputs.t().matmul(inputs) for inputs in batches)
+    gram = reduce(torch.add, (inputs.t().matmul(inputs) for inputs in batches))
     gram.diagonal().add_(0.01 * gram.diagonal().mean())
     norm = gram.diagonal().sqrt()
     gram = gram / norm / norm.unsqueeze(1)
@@ -158,7 +159,7 @@ def error(groups: list[Group], pruned: list[torch.Tensor]) -> float:
     wrong = right = 0.0
     result = iter(pruned)
     for weights, batches in groups:
-        gram = sum(inputs.double().t() @ inputs.double() for inputs in batches)
+        gram = reduce(torch.add, (inputs.double().t() @ inputs.double() for inputs in batches))
         for weight in weights:
             difference = (weight - next(result)).double()
             wrong += float((difference @ gram * difference).sum())

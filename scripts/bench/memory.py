@@ -37,7 +37,7 @@ def run_of(options: argparse.Namespace, precision: str) -> PruneConfig:
     )  # fmt: skip
 
 
-def measured(options: argparse.Namespace, precision: str) -> dict:
+def measured(options: argparse.Namespace, precision: str) -> dict[str, float]:
     """In this process: load, train STEPS steps with one z/u update; bytes."""
     run = run_of(options, precision)
     reset_peak("cpu")

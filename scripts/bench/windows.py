@@ -12,6 +12,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from transformers import PreTrainedTokenizerFast
+
 from elsa.config.build import build
 from elsa.config.compose import compose
 from elsa.config.prune import PruneConfig
@@ -19,8 +21,8 @@ from elsa.data.sources import Text
 from elsa.data.windows import WindowReader
 
 
-def one_at_a_time(documents: list[str], tokenizer, length: int, count: int) -> list[list[int]]:
-    windows = []
+def one_at_a_time(documents: list[str], tokenizer: PreTrainedTokenizerFast, length: int, count: int) -> list[list[int]]:
+    windows: list[list[int]] = []
     while len(windows) < count:
         ids = tokenizer(random.choice(documents))["input_ids"]
         if len(ids) > length:
