@@ -2,6 +2,9 @@
 
 from elsa.admm.precision import Precision
 from elsa.admm.training import Training
+from elsa.config.compose import compose
+from elsa.config.schema import PruneConfig, build
+from elsa.method import Task
 from elsa.method.alps import Alps
 from elsa.method.dense import Dense
 from elsa.method.elsa import Elsa
@@ -13,6 +16,23 @@ from elsa.method.safe import Safe
 from elsa.method.sparsegpt import SparseGPT
 from elsa.method.sparsellm import SparseLLM
 from elsa.method.wanda import Wanda
+
+
+def shipped(*overrides):
+    """Elsa+ and the groups that it reads as the YAML files give them, but for the size of everything."""
+    small = ["training.steps=10", "training.batch_size=2", "training.learning_rate=3e-3"]
+    small += ["method.interval=2", "method.init.calibration_windows=8", "probe_every=4"]
+    advised = ["training.distillation=1.0", "sparsity.allocation=global", "sparsity.ratio=0.9"]
+    return build(PruneConfig, compose("method=elsa_plus", *advised, *small, *overrides))
+
+
+def task_of(config, windows, log=lambda step, metrics: None, **changes):
+    """What a run with this config hands to its method."""
+    return Task(
+        pattern=config.sparsity, training=config.training, penalty=config.penalty, precision=config.precision,
+        windows=lambda count: windows[:count], log=log, probe_every=config.probe_every, **changes,
+    )  # fmt: skip
+
 
 TRAINING = Training(
     steps=6, batch_size=4, accumulation=1, optimizer="adam", learning_rate=1e-3, warmup_steps=0, decay_fraction=1.0,
