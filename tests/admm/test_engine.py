@@ -58,3 +58,13 @@ def test_a_limited_dual_asks_for_no_more_than_the_optimiser_can_do_until_the_nex
     assert dual_of(admm).tolist() == [[pytest.approx(0.2), pytest.approx(0.2), 0.0, 0.0]]
     admm.after_step(100)
     assert not dual_of(admm).any()
+
+
+def test_distances_by_hand():
+    layer, _, admm = one_layer(WEIGHT)  # z is 0, 0, 3, 4
+    layer.weight.data = torch.tensor([[1.0, 2.0, 5.0, 4.0]])
+    assert admm.distances().metrics() == {
+        "relative_residual": pytest.approx(math.sqrt((1 + 4 + 4) / (9 + 16))),
+        "off_support_energy": pytest.approx((1 + 4) / (1 + 4 + 25 + 16)),
+        "off_support_rms": pytest.approx(math.sqrt((1 + 4) / 2)),
+    }

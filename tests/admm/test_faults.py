@@ -1,5 +1,6 @@
 """The faults of the official code must be absent here, and the loop must do what it says."""
 
+import dataclasses
 import math
 
 import pytest
@@ -9,6 +10,7 @@ from torch import nn
 from elsa.admm.penalty import Constant, Linear
 from elsa.errors import UserError
 from elsa.train.budget import Training
+from tests.method.methods import PRECISION
 from tests.train.building import admm_on, optimizer_of, run_loop
 
 
@@ -32,14 +34,19 @@ def test_projection_uses_adams_second_moment():
     assert layer.weight.tolist() == [[1.0, 2.0, 0.0, 0.0]]
 
 
-def test_dual_is_rescaled_at_the_moment_the_penalty_changes():
-    _, _, admm = one_layer(torch.tensor([[1.0, 2.0, 3.0, 4.0]]), penalty=Linear(start=0.0, end=1.0))
+@pytest.mark.parametrize("dual", [None, "float32"], ids=["merged", "papers"])
+def test_dual_is_rescaled_at_the_moment_the_penalty_changes(dual):
+    precision = dataclasses.replace(PRECISION, dual=dual)
+    layer, _, admm = one_layer(
+        torch.tensor([[1.0, 2.0, 3.0, 4.0]]), penalty=Linear(start=0.0, end=1.0), precision=precision
+    )
     before = admm.penalty
     admm.after_step(10)
-    state = admm._states["weight"]
-    dual = -state.difference() * ~state.mask()
     assert admm.penalty == pytest.approx(2 * before)
-    assert dual.tolist() == [[0.5, 1.0, 0.0, 0.0]]  # u was 1 and 2; λ doubled
+    layer.weight.grad = torch.zeros(1, 4)
+    admm.on_gradient("weight")
+    expected = torch.tensor([[1.5, 3.0, 0.0, 0.0]])  # x − z + u: u was 1 and 2, and λ doubled
+    torch.testing.assert_close(layer.weight.grad, admm.penalty * expected)
 
 
 def test_a_ramp_from_zero_never_wipes_the_dual():
@@ -112,6 +119,12 @@ def test_learning_rate_falls_linearly_to_zero_after_warm_up_and_plateau():
     later = training(steps=10, warmup_steps=2, decay_fraction=0.4)
     expected = [0.05, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.075, 0.05, 0.025]
     assert [later.learning_rate_at(step) for step in range(10)] == pytest.approx(expected)
+
+
+def test_travel_is_the_sum_of_the_learning_rates_of_those_steps():
+    assert training(steps=4).travel(1, 3) == pytest.approx(0.075 + 0.05)
+    assert training(steps=4).travel(0, 4) == pytest.approx(0.25)
+    assert training(optimizer="sgd").travel(0, 4) is None
 
 
 @pytest.mark.parametrize(("value", "rate"), [(math.nan, 0.1), (0.0, 1e3)])

@@ -1,12 +1,15 @@
 """The merged state against ADMM written with two tensors, bit for bit."""
 
+import dataclasses
+
 import pytest
 import torch
 
 from elsa.admm.penalty import Constant, Cosine
-from elsa.admm.state import Dual, MergedState, SeparateState
+from elsa.admm.state import Dual, MergedState, SeparateState, start_state
 from elsa.sparsity.pattern import Pattern
 from elsa.sparsity.projection import project
+from tests.method.methods import PRECISION
 
 STEPS, INTERVAL = 200, 4
 
@@ -97,6 +100,18 @@ def test_every_dual_keeps_the_merged_form_exact(retention, step, bound):
             assert torch.equal(state.mask(), sparse != 0)
         came += int(((before == 0) & (sparse != 0)).sum())
     assert came  # entries that had a dual have come to the support
+
+
+@pytest.mark.parametrize(("kept_as", "dual"), [("float32", None), ("float32", "float32"), ("float8", "float32")])
+def test_rescaling_multiplies_u_and_leaves_z_alone(kept_as, dual):
+    generator = torch.Generator().manual_seed(0)
+    pattern, weight = Pattern(pattern="unstructured", ratio=0.8), torch.randn(20, 30, generator=generator)
+    state = start_state(weight, pattern, dataclasses.replace(PRECISION, state=kept_as, dual=dual))
+    state.update(weight + 0.1 * torch.randn(20, 30, generator=generator), pattern)
+    sparse, difference = state.sparse().clone(), state.difference().clone()
+    state.rescale_dual(0.25)
+    assert torch.equal(state.sparse(), sparse)
+    torch.testing.assert_close(sparse - state.difference(), 0.25 * (sparse - difference), rtol=1e-5, atol=1e-6)
 
 
 def test_the_first_support_can_be_given():

@@ -14,7 +14,7 @@ from elsa.config.compose import compose
 from elsa.config.prune import PruneConfig
 from elsa.errors import Stopped, UserError
 from tests.conftest import random_model
-from tests.method.methods import METHODS, TRAINING
+from tests.method.methods import METHODS, TRAINING, shipped, task_of
 from tests.method.test_contract import PATTERNS, task
 
 STEPS = 8
@@ -75,6 +75,32 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, windows
     assert timeless == [
         (step, {k: v for k, v in m.items() if k != "tokens_per_second"}) for step, m in logged if step > at
     ]
+
+
+SOFT = ["method.hard=false", "method.retention=0.7", "method.polish_fraction=0.4", "training.distillation=0.5"]
+PATHS = {"hard": [], "auto": [*SOFT, "penalty=auto"], "cosine": [*SOFT, "penalty=cosine"]}
+
+
+@pytest.mark.parametrize("overrides", PATHS.values(), ids=PATHS)
+def test_elsa_plus_goes_on_after_every_single_step_as_if_nothing_had_happened(tmp_path, windows, overrides):
+    config = shipped(*overrides)
+
+    def run(folder, minutes, seed):
+        logged, model = {}, random_model("llama")
+        kept = RunCheckpoints(folder, minutes, config.training.steps, dict)
+        torch.manual_seed(seed)
+        facts = config.method.apply(model, task_of(config, windows, logged.__setitem__, checkpoints=kept))
+        return model.state_dict(), facts, {step: metrics | {"tokens_per_second": 0} for step, metrics in logged.items()}
+
+    expected, facts, logged = run(tmp_path / "whole", 0, seed=0)
+    for step in range(1, config.training.steps + 1):
+        folder, name = tmp_path / f"after_{step}", f"step-{step:08d}.pt"
+        folder.mkdir()
+        (tmp_path / "whole" / name).rename(folder / name)
+        result, its_facts, its_logged = run(folder, 60, seed=99)
+        assert_same(result, expected)
+        assert its_facts == facts
+        assert its_logged == {later: metrics for later, metrics in logged.items() if later > step}
 
 
 def test_dropout_goes_on_with_the_same_random_numbers(tmp_path, windows, monkeypatch):
@@ -167,10 +193,11 @@ def test_sigusr1_saves_and_goes_on(tmp_path, windows):
     assert kept.step() == 3
 
 
-def test_masked_fine_tuning_goes_on_without_its_start(tmp_path, windows, monkeypatch):
+@pytest.mark.parametrize("method", ["finetuned", "elsa_plus"])
+def test_what_starts_from_another_method_goes_on_without_it(tmp_path, windows, monkeypatch, method):
     with pytest.raises(PowerLoss):
-        prune("finetuned", windows, kept=Interrupted(tmp_path, 0, 2, dict, at=2))
-    start = METHODS["finetuned"].start
-    monkeypatch.setattr(type(start), "apply", lambda self, model, task: pytest.fail("the start ran again"))
-    _, facts, _ = prune("finetuned", windows, kept=checkpoints(tmp_path))
+        prune(method, windows, kept=Interrupted(tmp_path, 0, 2, dict, at=2))
+    start = type(METHODS[method].start)
+    monkeypatch.setattr(start, "apply", lambda self, model, task: pytest.fail("the start ran again"))
+    _, facts, _ = prune(method, windows, kept=checkpoints(tmp_path))
     assert facts["calibration_tokens"] == 8 * 16

@@ -1,6 +1,10 @@
 """Every method with settings for models of a few thousand weights."""
 
+from elsa.config.build import build
+from elsa.config.compose import compose
+from elsa.config.prune import PruneConfig
 from elsa.method.alps import Alps
+from elsa.method.base import Task
 from elsa.method.dense import Dense
 from elsa.method.elsa import Elsa
 from elsa.method.elsa_plus import ElsaPlus
@@ -16,6 +20,23 @@ from elsa.train.precision import Precision
 
 TRAINING = Training(steps=6, batch_size=4, learning_rate=1e-3)
 PRECISION = Precision(loss_chunk=None)
+
+
+def shipped(*overrides):
+    """Elsa+ and the groups that it reads as the YAML files give them, but for the size of everything."""
+    small = ["training.steps=10", "training.batch_size=2", "training.learning_rate=3e-3"]
+    small += ["method.interval=2", "method.start.calibration_windows=8", "probe_every=4"]
+    advised = ["training.distillation=1.0", "sparsity.allocation=global", "sparsity.ratio=0.9"]
+    return build(PruneConfig, compose("method=elsa_plus", *advised, *small, *overrides))
+
+
+def task_of(config, windows, log=lambda step, metrics: None, **changes):
+    """What a run with this config hands to its method."""
+    return Task(
+        pattern=config.sparsity, training=config.training, penalty=config.penalty, precision=config.precision,
+        windows=lambda count: windows[:count], log=log, probe_every=config.probe_every, **changes,
+    )  # fmt: skip
+
 
 METHODS = {
     "dense": Dense(),

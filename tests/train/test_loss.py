@@ -1,0 +1,68 @@
+"""The loss against transformers' own and against its definition, and what is derived from it."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from elsa.model.weights import prunable_weights
+from elsa.sparsity.allocation import allocate
+from elsa.train.loss import next_token_loss, squared_gradients
+from tests.conftest import random_model
+from tests.method.methods import METHODS
+from tests.method.test_contract import PATTERNS, task
+
+CHUNKS = pytest.mark.parametrize("chunk", [None, 7])
+
+
+@CHUNKS
+def test_the_loss_is_transformers_own(model, windows, chunk):
+    ids = windows[:3].long()
+    torch.testing.assert_close(next_token_loss(model, ids, chunk), model(input_ids=ids, labels=ids).loss)
+
+
+@CHUNKS
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_distillation_mixes_the_divergence_from_the_teacher_with_the_text(windows, family, chunk):
+    ids, student, teacher = windows[:3].long(), random_model(family, seed=1), random_model(family)
+    wanted = teacher(ids).logits.double().softmax(-1)
+    predicted = student(ids).logits.double().softmax(-1)
+    expected = 0.0
+    for n in range(3):
+        for place in range(15):  # the last token has no next
+            p, q = wanted[n, place], predicted[n, place]
+            expected += 0.3 * (p * (p / q).log()).sum() - 0.7 * q[ids[n, place + 1]].log()
+    found = next_token_loss(student, ids, chunk, teacher, distillation=0.3)
+    torch.testing.assert_close(found.double(), expected / 45, rtol=1e-5, atol=0)
+
+
+def naive_squared_gradients(model, parameters, windows):
+    sums = [torch.zeros_like(parameter) for parameter in parameters]
+    for window in windows.long():
+        model.zero_grad()
+        model(input_ids=window[None], labels=window[None]).loss.backward()
+        sums = [total + parameter.grad**2 for total, parameter in zip(sums, parameters, strict=True)]
+    model.zero_grad()
+    return [total / len(windows) for total in sums]
+
+
+def test_squared_gradients_are_squared_window_by_window_and_averaged(llama, windows):
+    parameters = {name: weight.parameter for name, weight in prunable_weights(llama).items()}
+    expected = naive_squared_gradients(llama, list(parameters.values()), windows[:5])
+    found = squared_gradients(llama, parameters, windows[:5])
+    assert list(found) == list(parameters)
+    for name, naive in zip(parameters, expected, strict=True):
+        torch.testing.assert_close(found[name], naive, rtol=1e-4, atol=1e-12)
+    assert all(parameter.grad is None for parameter in llama.parameters())
+
+
+def test_a_layer_wise_method_spends_a_global_budget_by_the_dense_models_gradients(llama, windows):
+    weights = prunable_weights(llama)
+    squares = naive_squared_gradients(llama, [weight.parameter for weight in weights.values()], windows[:8])
+    saliencies = {
+        name: weight.value_OI**2 * square for (name, weight), square in zip(weights.items(), squares, strict=True)
+    }
+    given, _ = task(windows, dataclasses.replace(PATTERNS["70 %"], allocation="global"))
+    METHODS["sparsegpt"].apply(llama, given)
+    found = {name: int((weight.value_OI == 0).sum()) for name, weight in weights.items()}
+    assert found == pytest.approx(allocate(saliencies.items(), 0.7), abs=2)  # entries at the border of a bin
