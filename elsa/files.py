@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -57,8 +58,18 @@ def package_folder(name: str) -> Path:
 
 
 def write_json(path: Path, content: object) -> None:
-    """Write `content` as indented JSON, atomically."""
-    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(content, indent=2) + "\n"))
+    """Write `content` as indented JSON, atomically. What is no number in JSON becomes "inf", "-inf" or "nan"."""
+    text = json.dumps(json_ready(content), indent=2, allow_nan=False) + "\n"
+    write_atomically(path, lambda temporary: temporary.write_text(text))
+
+
+def json_ready(content: Any) -> Any:
+    """`content` with floats that JSON has no numbers for as words, which `float` reads back."""
+    if isinstance(content, dict):
+        return {key: json_ready(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [json_ready(value) for value in content]
+    return str(content) if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

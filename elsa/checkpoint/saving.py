@@ -14,7 +14,11 @@ from elsa.sparsity.pattern import Pattern
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Write a folder that `AutoModelForCausalLM.from_pretrained` loads; it is whole or absent."""
-    write_folder_atomically(folder, model.save_pretrained, tokenizer.save_pretrained)
+
+    def save_model(where: Path) -> None:
+        model.save_pretrained(where, save_original_format=False)  # under the names that the weights have in memory
+
+    write_folder_atomically(folder, save_model, tokenizer.save_pretrained)
 
 
 def count_zeros(folder: Path, names: list[str]) -> dict[str, dict[str, int]]:

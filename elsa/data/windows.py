@@ -8,10 +8,12 @@ Shapes: N windows of L tokens (`windows_NL`).
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from elsa.data.sources import Source, TextSource
@@ -91,13 +93,20 @@ class WindowReader:
         return np.concatenate(pieces)[:need] if have else np.empty(0, np.int32)
 
     def _encode(self, texts: list[str]) -> list[np.ndarray]:
-        tokenizer = self._needed
-        end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-        encodings = tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        end = [] if self._needed.eos_token_id is None else [self._needed.eos_token_id]
+        encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
         return [np.array(encoding.ids + end, np.int32) for encoding in encodings]
 
     def _tokenizer_hash(self) -> str:
-        return hashlib.sha256(self._needed.backend_tokenizer.to_str().encode()).hexdigest()
+        return hashlib.sha256(self._backend.to_str().encode()).hexdigest()
+
+    @cached_property
+    def _backend(self) -> Tokenizer:
+        """A copy without truncation and padding, which a tokenizer.json may have been saved with."""
+        copied = Tokenizer.from_str(self._needed.backend_tokenizer.to_str())
+        copied.no_truncation()
+        copied.no_padding()
+        return copied
 
 
 def windows_hash(windows_NL: torch.Tensor) -> str:

@@ -59,7 +59,8 @@ def summary_of(scores: dict[str, dict[str, Any]]) -> dict[str, float]:
 def paired(dense: dict[str, Any], pruned: dict[str, Any]) -> dict[str, Any]:
     """Pruned against dense on the same items, by task: difference of accuracy, its 95 % interval, flipped answers.
 
-    Takes two "zero_shot" results. Tasks whose documents differ are left out.
+    Takes two "zero_shot" results. Tasks whose documents differ are left out. Where an answer is not right or wrong but
+    scored by a share, those that fell count as lost and those that rose as gained.
     """
     result = {}
     for name, scores in pruned["tasks"].items():
@@ -67,10 +68,16 @@ def paired(dense: dict[str, Any], pruned: dict[str, Any]) -> dict[str, Any]:
         if not same:
             continue
         changes = [after - before for before, after in zip(dense["items"][name], pruned["items"][name], strict=True)]
-        count, mean = len(changes), sum(changes) / len(changes)
-        error = (sum((change - mean) ** 2 for change in changes) / max(1, count - 1) / count) ** 0.5
+        mean, error = sum(changes) / len(changes), standard_error(changes)
         result[name] = {
-            "difference": mean, "low": mean - 1.96 * error, "high": mean + 1.96 * error,
-            "lost": changes.count(-1), "gained": changes.count(1), "n": count,
+            "difference": mean, "low": max(-1.0, mean - 1.96 * error), "high": min(1.0, mean + 1.96 * error),
+            "lost": sum(change < 0 for change in changes), "gained": sum(change > 0 for change in changes),
+            "n": len(changes),
         }  # fmt: skip
     return result
+
+
+def standard_error(values: list[float]) -> float:
+    """Of their mean, with n − 1."""
+    count, mean = len(values), sum(values) / len(values)
+    return float((sum((value - mean) ** 2 for value in values) / max(1, count - 1) / count) ** 0.5)

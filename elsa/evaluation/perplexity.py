@@ -4,6 +4,7 @@ Shapes: N windows of L tokens (`windows_NL`).
 """
 
 import math
+import sys
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +16,12 @@ from torch.nn import functional as F
 
 from elsa.data.sources import SPLITS, Source
 from elsa.data.windows import WindowReader, windows_hash
-from elsa.errors import require, under
+from elsa.errors import UserError, require, under
 from elsa.evaluation.base import Evaluation, Subject
 from elsa.track.progress import progress
 
 _TOKENS_A_BATCH = 2048
+_LARGEST_EXPONENT = math.log(sys.float_info.max)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,15 +67,25 @@ class Perplexity(Evaluation):
         results = {}
         for name, windows in prepared.items():
             loss = mean_loss(subject.model, windows, self.autocast)
+            if not math.isfinite(loss):
+                raise UserError(
+                    f"eval.sets.{name}: the model's loss is {loss}: its logits hold NaN or infinity; try "
+                    "model.dtype=float32, and check the model"
+                )
             count, length = windows.shape
             if self.formula == "official":
                 loss *= (length - 1) / length
             results[name] = {
-                "perplexity": math.exp(loss), "windows": count, "length": length, "targets": count * (length - 1),
-                "split": self.split, "formula": self.formula, "autocast": self.autocast,
-                "data_sha256": windows_hash(windows),
+                "perplexity": _exp(loss), "loss": loss, "windows": count, "length": length,
+                "targets": count * (length - 1), "split": self.split, "formula": self.formula,
+                "autocast": self.autocast, "data_sha256": windows_hash(windows),
             }  # fmt: skip
         return {"perplexity": results}
+
+
+def _exp(loss: float) -> float:
+    """The perplexity of a loss in nats: infinite where fp64 has no number for it."""
+    return math.exp(loss) if loss < _LARGEST_EXPONENT else math.inf
 
 
 @torch.no_grad()

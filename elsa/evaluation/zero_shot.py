@@ -28,7 +28,7 @@ from torch import nn
 from elsa import hub
 from elsa.data.windows import WindowReader
 from elsa.errors import UserError, did_you_mean, require
-from elsa.evaluation.base import Evaluation, Subject
+from elsa.evaluation.base import Evaluation, Subject, standard_error
 from elsa.files import content_hash, file_hash, known_hash, package_folder, read_json, write_atomically, write_json
 from elsa.track.progress import progress
 
@@ -137,19 +137,15 @@ class ZeroShot(Evaluation):
                 bootstrap_iters=0, task_manager=_no_tasks(),
             )  # fmt: skip
         scores = {"n": self._count(task)} | {key: protocol[key] for key in ("version", "num_fewshot", "data_sha256")}
+        samples = sorted(results["samples"][name], key=lambda sample: sample["doc_id"])
         for metric in _METRICS:
             if f"{metric},none" in results["results"][name]:
                 scores[metric] = results["results"][name][f"{metric},none"]
-                scores[f"{metric}_stderr"] = _standard_error(scores[metric], scores["n"])
+                scores[f"{metric}_stderr"] = standard_error([float(sample[metric]) for sample in samples])
         if "acc" not in scores:
             raise UserError(f"eval.tasks={name}: this task has no accuracy; it cannot be averaged with others")
-        samples = sorted(results["samples"][name], key=lambda sample: sample["doc_id"])
-        return {"scores": scores, "items": [int(sample["acc"]) for sample in samples]}
-
-
-def _standard_error(accuracy: float, count: int) -> float:
-    """Of a mean of zeros and ones, with n − 1 as lm-eval has it."""
-    return float((accuracy * (1 - accuracy) / max(1, count - 1)) ** 0.5)
+        items = [float(sample["acc"]) for sample in samples]  # 0 or 1, or a share where several answers are right
+        return {"scores": scores, "items": [int(item) if item in (0, 1) else item for item in items]}
 
 
 def weights_hash(model: nn.Module) -> str:

@@ -31,6 +31,8 @@ from elsa.files import known_hash, package_folder, write_folder_atomically
 
 _NEEDED = ["*.json", "*.safetensors", "*.model", "*.txt"]  # config, weights, tokenizer
 _log = logging.getLogger(__name__)
+_WRAPPERS = {r"_orig_mod\.": "", r"^module\.": ""}  # names under torch.compile and DistributedDataParallel
+_COMPUTED = (".inv_freq", ".masked_bias", ".attn.bias")  # buffers that older checkpoints hold and no model reads
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -77,13 +79,21 @@ class ModelSource(ABC):
             return model
 
     def load(self, cache: Path, device: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-        """The model in evaluation mode on `device`, and its tokenizer."""
+        """The model in evaluation mode on `device`, and its tokenizer.
+
+        Every weight comes from the files and every tensor of the files goes into the model: `UserError` otherwise, and
+        where a weight is NaN or infinite. Prefixes that wrappers put before the names are taken off.
+        """
         where = self.location(cache)
         with _explained(self.name):
-            model = AutoModelForCausalLM.from_pretrained(
-                **where, dtype=_DTYPES[self.dtype], use_safetensors=True, trust_remote_code=False
-            )
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                **where, dtype=_DTYPES[self.dtype], use_safetensors=True, trust_remote_code=False,
+                key_mapping=_WRAPPERS, output_loading_info=True,
+            )  # fmt: skip
             tokenizer = AutoTokenizer.from_pretrained(**where, use_fast=True, trust_remote_code=False)
+        model, found = cast(tuple[PreTrainedModel, dict[str, Any]], loaded)
+        _refuse_what_does_not_fit(self.name, model, found)
+        _refuse_not_finite(self.name, model)
         moved = model.to(device)  # type: ignore[arg-type]  # wrapped without its own `self`
         return moved.eval(), cast(PreTrainedTokenizerFast, tokenizer)
 
@@ -194,6 +204,28 @@ def _content(folder: Path, cache: Path) -> dict[str, Any]:
     """Hashes of the weights and of all that says how they are used: config, tokenizer, index."""
     files = sorted({path for pattern in _NEEDED for path in folder.glob(pattern)})
     return {"files": {path.name: known_hash(path, cache) for path in files}}
+
+
+def _refuse_what_does_not_fit(name: str, model: PreTrainedModel, found: dict[str, Any]) -> None:
+    """The loader draws a tensor that is missing at random, and drops one that is left over, without a word."""
+    missing = sorted(map(str, found["missing_keys"]))
+    left = sorted(str(key) for key in found["unexpected_keys"] if not str(key).endswith(_COMPUTED))
+    if not missing and not left:
+        return
+    said = [f"{len(missing)} of its weights are not in its files ({_few(missing)})"] if missing else []
+    said += [f"{len(left)} tensors of its files are not in the model ({_few(left)})"] if left else []
+    kind = type(model).__name__
+    raise UserError(f"model={name}: {', and '.join(said)}; config.json and files do not fit each other as a {kind}")
+
+
+def _refuse_not_finite(name: str, model: nn.Module) -> None:
+    broken = [key for key, each in model.named_parameters() if not bool(each.isfinite().all())]
+    if broken:
+        raise UserError(f"model={name}: NaN or infinity in {len(broken)} of its weights ({_few(broken)})")
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
 
 
 def _without_quantisation(config: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from elsa.files import write_json
 from elsa.record.upgrade import upgraded
 
 FORMAT = 3
+_VALUES = ("perplexity", "loss")  # of a set; the rest is how it was scored
 SCORES = ("perplexity", "zero_shot", "zero_shot_against_dense")
 
 Record = dict[str, Any]
@@ -72,7 +73,10 @@ def views(record: Record) -> list[Record]:
 def _with_scores(record: Record, evaluations: list[dict[str, Any]]) -> Record:
     view = {key: value for key, value in record.items() if key != "evaluations"} | {"perplexity": {}}
     for evaluation in evaluations:
-        view["perplexity"] = view["perplexity"] | evaluation.get("perplexity", {})
+        view["perplexity"] = view["perplexity"] | {
+            name: score | {"perplexity": float(score["perplexity"])}
+            for name, score in evaluation.get("perplexity", {}).items()
+        }
         view |= {key: evaluation[key] for key in SCORES[1:] if key in evaluation}
     return view
 
@@ -86,7 +90,7 @@ def _clash(one: dict[str, Any], other: dict[str, Any]) -> bool:
 def _protocols(evaluation: dict[str, Any]) -> dict[str, Any]:
     """{set or "zero_shot": how it was scored}."""
     sets = evaluation.get("perplexity", {}).items()
-    found: dict[str, Any] = {f"set {n}": {k: v for k, v in s.items() if k != "perplexity"} for n, s in sets}
+    found: dict[str, Any] = {f"set {n}": {k: v for k, v in s.items() if k not in _VALUES} for n, s in sets}
     if scores := evaluation.get("zero_shot"):
         tasks = {name: [task["data_sha256"], task["num_fewshot"]] for name, task in scores["tasks"].items()}
         found["zero_shot"] = [scores["limit"], scores["dtype"], scores["lm_eval"], tasks]

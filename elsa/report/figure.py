@@ -1,5 +1,6 @@
 """Pictures: scores over sparsity, non-zeros, cost, tasks and steps; zeros and mask changes of one run."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def perplexity_figure(records: list[Record], path: Path) -> None:
     figure = _figure(7 * len(sets), 4)
     axes = figure.subplots(1, len(sets), squeeze=False)
     for axis, name in zip(axes[0], sets, strict=True):
-        scored = [record for record in records if name in record["perplexity"]]
+        scored = _finite([record for record in records if name in record["perplexity"]], name)
         if len(levels) > 1:
             _curves(axis, scored, name)
         else:
@@ -42,6 +43,11 @@ def perplexity_figure(records: list[Record], path: Path) -> None:
     models = ", ".join(dict.fromkeys(record["model"] for record in records))
     figure.suptitle(f"Perplexity of {models} after pruning (lower is better)")
     _save(figure, path, dpi=150)
+
+
+def _finite(records: list[Record], name: str) -> list[Record]:
+    """Those whose perplexity on the set can be drawn."""
+    return [record for record in records if math.isfinite(record["perplexity"][name]["perplexity"])]
 
 
 def _bars(axis: Axes, records: list[Record], name: str) -> None:
@@ -78,6 +84,7 @@ def grid_figure(grid: Grid, path: Path) -> None:
     figure, axis = _one_panel(*_WITH_LEGEND)
     for row in grid.rows:
         there = [pattern for pattern in grid.columns if (row, pattern) in grid.cells]
+        there = [pattern for pattern in there if math.isfinite(grid.cells[row, pattern].mean)]
         cells = [grid.cells[row, pattern] for pattern in there]
         style = "--" if not cells[0].runs else "-"
         places = [grid.columns.index(pattern) for pattern in there]
@@ -110,7 +117,7 @@ def accuracy_figure(grid: Grid, path: Path) -> None:
 
 def cost_figure(records: list[Record], name: str, path: Path) -> None:
     """A PNG of perplexity on the set `name` against the seconds of pruning, both on log axes, a colour a method."""
-    pruned = [record for record in records if record["pattern"] != "dense"]
+    pruned = [record for record in _finite(records, name) if record["pattern"] != "dense"]
     points = [(max(record["seconds"]["prune"], 0.1), record) for record in pruned]
     title, label = f"what quality costs, {name}", "seconds of pruning, training included"
     _scatter(points, name, title, label, path)
@@ -121,7 +128,8 @@ def pareto_figure(records: list[Record], name: str, path: Path) -> None:
 
     All records must have been scored on the same tokens; then models of several sizes may stand in one picture.
     """
-    points = [(record["sparsity"]["numel"] - record["sparsity"]["zeros"], record) for record in records]
+    nonzeros = ((each["sparsity"]["numel"] - each["sparsity"]["zeros"], each) for each in _finite(records, name))
+    points = list(nonzeros)
     title, label = f"quality by size, {name}", "prunable weights that are not zero"
     _scatter(points, name, title, label, path, front=True)
 

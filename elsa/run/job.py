@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import random
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from elsa.config.checks import check_prune
 from elsa.config.identity import evaluation_key, pruned_key, run_name, same_question, settings
 from elsa.config.prune import PruneConfig, resolved_device
 from elsa.data.windows import WindowReader, windows_hash
+from elsa.errors import UserError
 from elsa.evaluation.base import Subject, paired, summary_of
 from elsa.files import file_hash, flattened, read_json, write_json
 from elsa.method.base import Task
@@ -76,7 +78,17 @@ def run_alone(run: PruneConfig, config: dict[str, Any], covered: Coverage, dense
             return Finished(names.folder, scored(record, found))
         done = "" if record is None else ", pruned before and scored anew"
         _log.info("%s: running (%s%s)", names.folder, covered, done)
-        return Finished(names.folder, _Job(run, config, names, dense).execute(covered, record))
+        try:
+            return Finished(names.folder, _Job(run, config, names, dense).execute(covered, record))
+        except UserError:
+            _leave_nothing_of(names.folder)
+            raise
+
+
+def _leave_nothing_of(folder: Path) -> None:
+    """A run that was refused before it began leaves no folder; what has begun stays for the next time."""
+    if {path.name for path in folder.iterdir()} <= {".lock", "config.json"}:
+        shutil.rmtree(folder)
 
 
 @dataclasses.dataclass(frozen=True)

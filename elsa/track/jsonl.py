@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from elsa.files import write_atomically
+from elsa.files import json_ready, write_atomically
 from elsa.track import Outcome, TrackedRun, Tracker, TrackerSource
 
 _FILE = "metrics.jsonl"
@@ -25,12 +25,12 @@ class JsonlTracker:
     def __init__(self, run: TrackedRun):
         path = run.folder / _FILE
         self.kept = [line for line in logged(run.folder) if run.step is None or line["step"] <= run.step]
-        text = "".join(json.dumps(line) + "\n" for line in self.kept)
+        text = "".join(json.dumps(json_ready(line)) + "\n" for line in self.kept)
         write_atomically(path, lambda temporary: temporary.write_text(text))
         self._file = path.open("a")
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
-        self._file.write(json.dumps({"step": step} | metrics) + "\n")
+        self._file.write(json.dumps(json_ready({"step": step} | metrics)) + "\n")
         self._file.flush()
 
     def close(self, outcome: Outcome) -> None:
@@ -41,4 +41,5 @@ def logged(folder: Path) -> list[dict[str, Any]]:
     """What a run has logged so far; the last line does not count if a killed process left it unfinished."""
     path = folder / _FILE
     lines = path.read_text().split("\n")[:-1] if path.is_file() else []
-    return [json.loads(line) for line in lines]
+    parsed = (json.loads(line) for line in lines)
+    return [{key: float(v) if isinstance(v, str) else v for key, v in line.items()} for line in parsed]

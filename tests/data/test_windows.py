@@ -4,7 +4,8 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import save_file
-from tokenizers import normalizers
+from tokenizers import Tokenizer, normalizers
+from transformers import PreTrainedTokenizerFast
 
 from elsa.data.sources import Text, Tokens
 from elsa.data.windows import WindowReader, windows_hash
@@ -86,6 +87,22 @@ def test_the_cache_is_written_once_and_knows_the_seed(source, reader):
     assert files() == before
     reader.training(source, 20, seed=1)
     assert len(files()) == 2
+
+
+@pytest.mark.parametrize("state", ["truncation", "padding"])
+def test_windows_do_not_depend_on_what_a_tokenizer_was_saved_with(source, tokenizer, tmp_path, state):
+    expected = WindowReader(tokenizer=tokenizer, cache=tmp_path / "a").training(source, 6, seed=0)
+    saved = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(tokenizer.backend_tokenizer.to_str()), eos_token="<e>", bos_token="<b>"
+    )
+    if state == "truncation":
+        saved.backend_tokenizer.enable_truncation(5)
+    else:
+        saved.backend_tokenizer.enable_padding(pad_id=3)
+    found = WindowReader(tokenizer=saved, cache=tmp_path / "b").training(source, 6, seed=0)
+    assert torch.equal(found, expected)
+    with_its_state = saved.backend_tokenizer.to_str()
+    assert ('"truncation":null' in with_its_state) == (state == "padding"), "the model's own tokenizer keeps its state"
 
 
 def test_the_cache_knows_the_tokenizer_and_the_length(source, reader, tokenizer):

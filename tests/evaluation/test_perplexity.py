@@ -1,3 +1,4 @@
+import json
 import math
 
 import pytest
@@ -9,6 +10,7 @@ from elsa.data.windows import WindowReader, windows_hash
 from elsa.errors import UserError
 from elsa.evaluation.base import Subject
 from elsa.evaluation.perplexity import Perplexity, mean_loss
+from elsa.record.record import read_record, views, write_record
 from tests.conftest import CONFIGS, random_model
 
 
@@ -37,6 +39,39 @@ def test_perplexity_is_exp_of_the_loss_over_scored_targets(model, windows, sourc
 def test_a_model_in_training_mode_is_scored_without_dropout(windows, monkeypatch):
     monkeypatch.setattr(CONFIGS["opt"], "dropout", 0.5)
     assert mean_loss(random_model("opt").train(), windows) == mean_loss(random_model("opt"), windows)
+
+
+class Certain(torch.nn.Module):
+    """Puts all on one word, and is wrong."""
+
+    def __init__(self, logit):
+        super().__init__()
+        self.logit = torch.nn.Parameter(torch.tensor(logit))
+
+    def forward(self, input_ids, use_cache):
+        logits = torch.zeros(*input_ids.shape, 4)
+        logits[..., 0] = self.logit
+        return type("Output", (), {"logits": logits})
+
+
+def scores_of(logit, tmp_path):
+    evaluation = Perplexity(sets={"a": None}, split="test", windows=2, formula="standard", autocast="none")
+    subject = Subject(model=Certain(logit), tokenizer=None, cache=tmp_path)
+    return evaluation.evaluate(subject, {"a": torch.ones(2, 8, dtype=torch.int32)})["perplexity"]["a"]
+
+
+def test_a_loss_too_large_for_a_perplexity_is_infinite_and_its_record_is_json(tmp_path):
+    score = scores_of(5000.0, tmp_path)
+    assert (score["perplexity"], score["loss"]) == (math.inf, pytest.approx(5000.0))
+    write_record(tmp_path, {"name": "x", "evaluations": [{"key": "k", "perplexity": {"a": score}}]})
+    json.loads((tmp_path / "result.json").read_text(), parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+    (view,) = views(read_record(tmp_path))
+    assert view["perplexity"]["a"] == score
+
+
+def test_logits_that_are_no_numbers_are_refused(tmp_path):
+    with pytest.raises(UserError, match=r"eval\.sets\.a: the model's loss is nan: its logits hold NaN"):
+        scores_of(math.nan, tmp_path)
 
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])

@@ -129,7 +129,8 @@ def test_a_difference_is_paired_over_the_same_items():
     assert found.keys() == {"a"}
     assert (found["a"]["difference"], found["a"]["lost"], found["a"]["gained"]) == (-0.25, 2, 1)
     error = (sum((change + 0.25) ** 2 for change in (0, -1, -1, 1)) / 3 / 4) ** 0.5
-    assert found["a"]["low"] == pytest.approx(-0.25 - 1.96 * error)
+    assert -0.25 - 1.96 * error < -1
+    assert found["a"]["low"] == -1.0, "no difference of accuracies is lower"
 
 
 def answers(**items):
@@ -144,6 +145,26 @@ def test_the_interval_reaches_196_standard_errors_to_either_side():
         "difference": -0.25, "low": pytest.approx(-0.25 - reach), "high": pytest.approx(-0.25 + reach),
         "lost": 3, "gained": 1, "n": 8,
     }  # fmt: skip
+
+
+def test_answers_scored_by_a_share_are_compared_by_it():
+    def result(items):
+        return {"tasks": {"t": {"data_sha256": "d"}}, "items": {"t": items}}
+
+    found = paired(result([0.5, 0.25, 1.0, 0.75]), result([0.25, 0.5, 0.5, 0.75]))["t"]
+    changes = [-0.25, 0.25, -0.5, 0.0]
+    error = statistics.stdev(changes) / 2
+    assert found["difference"] == pytest.approx(-0.125)
+    assert (found["low"], found["high"]) == (pytest.approx(-0.125 - 1.96 * error), pytest.approx(-0.125 + 1.96 * error))
+    assert (found["lost"], found["gained"]) == (2, 1)
+
+
+def test_an_interval_of_a_difference_stays_within_what_a_difference_can_be():
+    def result(items):
+        return {"tasks": {"t": {"data_sha256": "d"}}, "items": {"t": items}}
+
+    found = paired(result([1, 0, 0]), result([0, 1, 0]))["t"]
+    assert (found["low"], found["high"]) == (-1.0, 1.0)
 
 
 def test_a_single_answer_has_an_interval_without_width():

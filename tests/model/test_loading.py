@@ -1,8 +1,11 @@
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from elsa.checkpoint.saving import save
 from elsa.errors import UserError
 from elsa.evaluation.perplexity import mean_loss
 from elsa.model.loading import Embedded, PackagedGguf, Pretrained
@@ -33,6 +36,59 @@ def test_identity_changes_with_the_weights(saved_model, llama, tmp_path):
     llama.model.norm.weight.data += 1
     llama.save_pretrained(saved_model)
     assert source.identity(tmp_path) != before
+
+
+def rewritten(folder, change, **config):
+    """A model's folder with other names or tensors in its file, and other keys in its config."""
+    path = folder / "model.safetensors"
+    save_file(change(load_file(path)), path, metadata={"format": "pt"})
+    kept = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(kept | config))
+    return Pretrained(**COMMON, path=str(folder))
+
+
+PREFIXES = {
+    "torch.compile": lambda tensors: {f"_orig_mod.{name}": tensor for name, tensor in tensors.items()},
+    "DistributedDataParallel": lambda tensors: {f"module.{name}": tensor for name, tensor in tensors.items()},
+    "a compiled block": lambda tensors: {n.replace("layers.0.", "layers.0._orig_mod."): t for n, t in tensors.items()},
+}
+
+
+@pytest.mark.parametrize("wrapped", PREFIXES.values(), ids=PREFIXES)
+def test_names_under_a_wrapper_are_those_of_the_model_when_loaded_and_when_saved(saved_model, llama, tmp_path, wrapped):
+    model, tokenizer = rewritten(saved_model, wrapped).load(tmp_path, "cpu")
+    expected = llama.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
+    save(model, tokenizer, tmp_path / "again")
+    assert load_file(tmp_path / "again/model.safetensors").keys() <= expected.keys()
+
+
+NORM = "model.norm.weight"
+
+
+def same(tensors):
+    return tensors
+
+
+def without(part):
+    return lambda tensors: {name: tensor for name, tensor in tensors.items() if part not in name}
+
+
+@pytest.mark.parametrize(
+    ("change", "config", "line"),
+    [
+        (without(".layers.1."), {}, r"9 of its weights are not in its files \(model\.layers\.1\."),
+        (without("lm_head"), {}, r"1 of its weights are not in its files \(lm_head\.weight\)"),
+        (same, {"num_hidden_layers": 1}, r"9 tensors of its files are not in the model \(model\.layers\.1\."),
+        (lambda t: t | {"extra": torch.ones(2)}, {}, r"1 tensors of its files are not in the model \(extra\)"),
+        (lambda t: {f"net.{n}": v for n, v in t.items()}, {}, r"of its weights are not .* tensors of its files"),
+        (lambda t: t | {NORM: t[NORM] * torch.nan}, {}, r"NaN or infinity in 1 of its weights \(model\.norm\."),
+    ],
+    ids=["a missing layer", "no head", "layers left over", "another tensor", "other names", "NaN"],
+)  # fmt: skip
+def test_a_checkpoint_that_does_not_fit_is_refused_with_the_names(saved_model, tmp_path, change, config, line):
+    with pytest.raises(UserError, match=f"model=m: .*{line}"):
+        rewritten(saved_model, change, **config).load(tmp_path, "cpu")
 
 
 @pytest.mark.parametrize("path", ["./missing", "missing", "/a/b/c"])
