@@ -16,6 +16,8 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from elsa.errors import UserError
+
 if TYPE_CHECKING:
     from elsa.sweep.slots import Workers
 
@@ -42,6 +44,10 @@ class _ProcessLauncher(Launcher):
         self._retry = retry_out_of_memory
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Raises `UserError` for any command but prune: it would start the runs that it was to look at."""
+        command = getattr(task_function, "command", "prune")
+        if command != "prune":
+            raise UserError(f"{command}: takes one run, not a sweep; elsa -m checks every run before it starts one")
         self._context, self._config = hydra_context, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:

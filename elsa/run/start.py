@@ -50,6 +50,7 @@ def _compose_and_run(command: str) -> None:
         except Exception as error:
             stopped_by.append(error)
 
+    guarded.command = command  # type: ignore[attr-defined] # read by the launchers
     name = "prune" if command in _LIKE_PRUNE else command
     hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(guarded)()
     for error in stopped_by:

@@ -40,11 +40,11 @@ def test_elsa_prunes_saves_counts_evaluates_and_records(elsa, tmp_path):
 def test_zeros_are_counted_in_the_file_and_not_in_memory(elsa, monkeypatch):
     save_pretrained = LlamaForCausalLM.save_pretrained
 
-    def losing_a_zero(self, folder):
+    def losing_a_zero(self, folder, **options):
         written = copy.deepcopy(self)
         weight = written.model.layers[0].mlp.up_proj.weight.data
         weight.view(-1)[(weight.flatten() == 0).nonzero()[0]] = 1.0
-        save_pretrained(written, folder)
+        save_pretrained(written, folder, **options)
 
     monkeypatch.setattr(LlamaForCausalLM, "save_pretrained", losing_a_zero)
     assert elsa("method=magnitude", "sparsity.ratio=0.5")[0] == 0
@@ -204,6 +204,15 @@ def test_report_averages_seeds_and_skips_what_is_no_record(elsa, tmp_path):
     for sources in (bundle, f"{bundle},outputs/runs"):  # what stands in both counts once
         _, again, _ = elsa("report", f"records=[{sources}]", "paths.outputs=elsewhere", model=False)
         assert again.replace("elsewhere", "outputs") == out
+
+
+@pytest.mark.parametrize("command", ["plan", "doctor", "fetch"])
+@pytest.mark.parametrize("sweep", [["-m", "method=magnitude,wanda"], ["sweep=layerwise_tiny"], ["hydra.mode=MULTIRUN"]])
+def test_what_looks_at_one_run_never_starts_a_sweep(elsa, command, sweep):
+    code, _, err = elsa(command, *sweep, model=False)
+    assert code == 2
+    assert err == f"elsa: {command}: takes one run, not a sweep; elsa -m checks every run before it starts one\n"
+    assert not Path("outputs").exists()
 
 
 def test_plan_says_what_fits_and_measures_a_dry_run(elsa):
