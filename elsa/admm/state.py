@@ -68,7 +68,7 @@ class State(ABC):
         """x + u, fp32. `before`: the support of z as it was."""
 
     @abstractmethod
-    def _take(self, target: torch.Tensor, kept: torch.Tensor, weight: torch.Tensor, dual: Dual) -> torch.Tensor:
+    def _take(self, target: torch.Tensor, mask: torch.Tensor, weight: torch.Tensor, dual: Dual) -> torch.Tensor:
         """z ← target where kept, u as `dual` says. Returns the support of z, which fp8 can make smaller."""
 
     def update(
@@ -119,15 +119,15 @@ class MergedState(State):
     """One tensor in `precision` and one bit a weight."""
 
     def __init__(
-        self, weight_OI: torch.Tensor, pattern: Pattern, precision: str = "float32", kept: torch.Tensor | None = None
+        self, weight_OI: torch.Tensor, pattern: Pattern, precision: str = "float32", support: torch.Tensor | None = None
     ):
-        """u = 0 and z the magnitude projection of the dense weight at the full target sparsity, or on `kept`."""
+        """u = 0 and z the magnitude projection of the dense weight at the full target sparsity, or on `support`."""
         self._precision, self._shape = precision, weight_OI.shape
-        kept = pattern.mask(saliency(weight_OI)) if kept is None else kept
-        self._keep(weight_OI * kept, kept)
+        mask = pattern.mask(saliency(weight_OI)) if support is None else support
+        self._keep(weight_OI * mask, mask)
 
-    def _keep(self, split: torch.Tensor, kept: torch.Tensor) -> None:
-        self._split, self._bits = Stored.of(split, self._precision), pack(kept)
+    def _keep(self, split: torch.Tensor, mask: torch.Tensor) -> None:
+        self._split, self._bits = Stored.of(split, self._precision), pack(mask)
 
     def mask(self) -> torch.Tensor:
         return unpack(self._bits, self._shape)
@@ -139,15 +139,17 @@ class MergedState(State):
         return self._split.read() * self.mask()
 
     def _target(self, weight: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
+        # u is 0 on the support, where split is z; off it z is 0, so that split is −u.
         return torch.where(before, weight, weight - self._split.read())
 
-    def _take(self, target: torch.Tensor, kept: torch.Tensor, weight: torch.Tensor, dual: Dual) -> torch.Tensor:
-        self._keep(torch.where(kept, target, -dual.of(target, weight)), kept)
-        return kept
+    def _take(self, target: torch.Tensor, mask: torch.Tensor, weight: torch.Tensor, dual: Dual) -> torch.Tensor:
+        # On the new support z = x + u and u = 0; off it z = 0, and the residual x + u − z is the target itself.
+        self._keep(torch.where(mask, target, -dual.of(target, weight)), mask)
+        return mask
 
     def rescale_dual(self, factor: float) -> None:
-        split, kept = self._split.read(), self.mask()
-        self._split = Stored.of(torch.where(kept, split, split * factor), self._precision)
+        split, mask = self._split.read(), self.mask()
+        self._split = Stored.of(torch.where(mask, split, split * factor), self._precision)
 
     @property
     def nbytes(self) -> int:
@@ -169,10 +171,10 @@ class SeparateState(State):
         pattern: Pattern,
         precision: str,
         dual_precision: str,
-        kept: torch.Tensor | None = None,
+        support: torch.Tensor | None = None,
     ):
         self._precision, self._dual_precision = precision, dual_precision
-        self._sparse = self._stored(weight_OI * (pattern.mask(saliency(weight_OI)) if kept is None else kept))
+        self._sparse = self._stored(weight_OI * (pattern.mask(saliency(weight_OI)) if support is None else support))
         self._dual = Stored.of(torch.zeros_like(weight_OI), dual_precision)
 
     def _stored(self, sparse: torch.Tensor) -> Stored:
@@ -190,8 +192,8 @@ class SeparateState(State):
     def _target(self, weight: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
         return weight + self._dual.read()
 
-    def _take(self, target: torch.Tensor, kept: torch.Tensor, weight: torch.Tensor, dual: Dual) -> torch.Tensor:
-        self._sparse = self._stored(target * kept)
+    def _take(self, target: torch.Tensor, mask: torch.Tensor, weight: torch.Tensor, dual: Dual) -> torch.Tensor:
+        self._sparse = self._stored(target * mask)
         after = self.mask()
         residual = target - self.sparse()  # on the support what rounding z has left
         self._dual = Stored.of(dual.of(residual, weight * ~after), self._dual_precision)

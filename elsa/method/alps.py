@@ -95,6 +95,7 @@ def _growth(changed: float) -> float | None:
     """By what ρ grows for this share of changed entries (Sec. 4.1); None if nothing changed."""
     if changed == 0:
         return None
+    # The paper's Sec. 4.1 has these three rates and two bounds; the reference code the same.
     return 1.3 if changed > 0.1 else 1.2 if changed > 0.005 else 1.1
 
 

@@ -66,6 +66,7 @@ def _lowest(histograms: dict[Key, torch.Tensor], wanted: int) -> dict[Key, int]:
     before = int(below[border - 1]) if border else 0
     inside = max(1, int(below[border]) - before)
     zeros: dict[Key, int] = {}
+    # Rounding the running sum, not each share, makes the counts add up to the budget exactly.
     exact, given = float(before), before
     for name, histogram in histograms.items():
         low = int(histogram[:border].sum())

@@ -116,5 +116,5 @@ def test_rescaling_multiplies_u_and_leaves_z_alone(kept_as, dual):
 
 def test_the_first_support_can_be_given():
     kept = torch.tensor([[True, False]])
-    state = MergedState(torch.tensor([[1.0, 5.0]]), Pattern(pattern="unstructured", ratio=0.5), kept=kept)
+    state = MergedState(torch.tensor([[1.0, 5.0]]), Pattern(pattern="unstructured", ratio=0.5), support=kept)
     assert state.sparse().tolist() == [[1.0, 0.0]]
