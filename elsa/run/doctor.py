@@ -20,7 +20,7 @@ def doctor(composed: DictConfig) -> None:
     run = build(PruneConfig, plain(composed))
     hub.use_mirror(run.paths.mirror)
     checks = [*prune_checks(run), Check("hub", describe_hub), Check("libraries", _libraries)]
-    table, missing = Table(show_header=False), []
+    table, missing = Table(show_header=False), list[str]()
     for check in checks:
         if check.slow and missing:
             table.add_row("", check.name, "not looked at: mend the others first")
