@@ -40,4 +40,6 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     known = sorted(known)
     close = get_close_matches(word, known, n=1)
     rest = f", and {len(known) - _MOST} more" if len(known) > _MOST else ""
+    if not known:
+        return "there is none to choose from"
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known[:_MOST])}{rest}"

@@ -43,12 +43,15 @@ def commit(repository: str, revision: str | None, file: str, kind: str = "model"
 
 @cache
 def reachable() -> bool:
-    """True if a connection to the hub opens within 3 seconds (or a proxy is set: then only a request can tell)."""
-    if constants.HF_HUB_OFFLINE:
-        return False
+    """Whether the hub may be asked and answers."""
+    return not constants.HF_HUB_OFFLINE and answers(constants.ENDPOINT)
+
+
+def answers(server: str) -> bool:
+    """Whether a connection to a web address opens within 3 seconds; behind a proxy only a request can tell: True."""
     if os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"):
         return True
-    address = urlsplit(constants.ENDPOINT)
+    address = urlsplit(server)
     try:
         socket.create_connection((address.hostname, address.port or 443), timeout=3).close()
     except OSError:

@@ -3,6 +3,7 @@
 Hydra imports this file at every start, so it imports little.
 """
 
+import shutil
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -61,12 +62,22 @@ class _ProcessLauncher(Launcher):
             return loader.load_sweep_config(self._config, overrides)
 
         folder = Path(self._config.hydra.sweep.dir)
-        sweep([list(each) for each in job_overrides], compose, folder, self._workers(folder), retry=self._retry)
+        try:
+            sweep([list(each) for each in job_overrides], compose, folder, self._workers(folder), retry=self._retry)
+        except UserError:
+            _leave_nothing_of(folder)
+            raise
         return []
 
     @abstractmethod
     def _workers(self, folder: Path) -> "Workers":
         """Where the processes run. `folder`: of the sweep."""
+
+
+def _leave_nothing_of(folder: Path) -> None:
+    """A sweep that was refused before it began leaves no folder: Hydra has put its config there."""
+    if folder.is_dir() and {path.name for path in folder.iterdir()} <= {"multirun.yaml"}:
+        shutil.rmtree(folder)
 
 
 class SlotLauncher(_ProcessLauncher):

@@ -16,6 +16,7 @@ from elsa.errors import UserError, did_you_mean, require
 from elsa.method.registry import packages
 
 T = TypeVar("T")
+_LARGEST = {int: 2**63 - 1, float: 3.4e38}  # as torch takes them
 
 
 def build(schema: type[T], config: dict[str, Any], key: str = "") -> T:
@@ -51,6 +52,7 @@ def _value(value: Any, hint: Any, key: str) -> Any:
     if value is None and type(None) in typing.get_args(hint):
         return None
     if isinstance(value, dict) and "_target_" in value:
+        require(isinstance(value["_target_"], str), f"{key}._target_", _shown(value["_target_"]), "a class is wanted")
         built: object = build(_locate(value["_target_"], key), value, key)
         wanted = tuple(typing.get_args(hint)) or hint
         require(isinstance(built, wanted), f"{key}._target_", type(built).__name__, "it does not belong in this group")
@@ -59,6 +61,8 @@ def _value(value: Any, hint: Any, key: str) -> Any:
         return build(typing.cast(type, hint), value, key)
     if any(kind.__module__.startswith("elsa.") for kind in typing.get_args(hint) or (hint,)):
         raise UserError(f"{key}={_shown(value)}: a group of keys is wanted; elsa --help lists the choices")
+    fits = type(value) not in _LARGEST or abs(value) <= _LARGEST[type(value)]  # which NaN does not
+    require(fits, key, value, "a finite number is wanted")
     try:
         return _adapter(hint).validate_python(value, strict=True)
     except ValidationError as error:
@@ -78,7 +82,7 @@ def _locate(target: str, key: str) -> type:
     """The class of that name, in this package or in one that has registered a method."""
     module, _, name = target.rpartition(".")
     package = module.partition(".")[0]
-    known = package in {"elsa", *packages().values()}
+    known = bool(module) and package in {"elsa", *packages().values()}
     require(known, f"{key}._target_", target, "no dataclass of this package, or of one that registers a method")
     try:
         found = getattr(import_module(module), name, None)

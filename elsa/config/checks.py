@@ -3,6 +3,7 @@
 A check gives a line about what it found, or raises `UserError`.
 """
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -101,6 +102,7 @@ def check_evaluate(run: EvaluateConfig) -> None:
 
 
 def _settings(run: PruneConfig) -> str:
+    require(run.seed >= 0, "seed", run.seed, "a whole number from 0 up")
     require(run.probe_every >= 0, "probe_every", run.probe_every, "a number of steps, or 0 for never")
     require(run.reuse in ("same_code", "any_code"), "reuse", run.reuse, "known: same_code, any_code")
     require(run.activations in PLACES, "activations", run.activations, f"known: {', '.join(PLACES)}")
@@ -138,8 +140,16 @@ def _text(run: PruneConfig, answers: Answers) -> str:
     run.eval.prepare(reader)
     drawn = sorted(run.method.draws(run.training))
     for count in drawn:
+        _held(count, run.data.length or 1)
         reader.training(run.data, count, run.seed)
     return f"{len(tokenizer):,} tokens known, {sum(drawn):,} windows to train on"
+
+
+def _held(count: int, length: int) -> None:
+    """Raise `UserError` for more windows than memory can hold."""
+    wanted, there = 4 * count * length, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    takes = f"they take {wanted / _GIB:,.0f} GiB, and there are {there / _GIB:,.0f}; fewer steps or windows are wanted"
+    require(wanted <= there, "data", f"{count:,} windows of {length} tokens", takes)
 
 
 def _evaluation(run: PruneConfig) -> str:

@@ -3,19 +3,35 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from elsa.errors import require
+from elsa.errors import UserError, require
 
 
 @dataclass(frozen=True, kw_only=True)
 class Paths:
     """`outputs`: run folders, sweeps and reports. `cache`: token windows, converted models and scores of all runs.
 
-    `mirror`: a folder with local copies of what the hub has; null for none.
+    `mirror`: a folder with local copies of what the hub has; null for none. ~ is the home folder.
     """
 
     outputs: str
     cache: str
     mirror: str | None
+
+    def __post_init__(self) -> None:
+        for name in ("outputs", "cache", "mirror"):
+            given = getattr(self, name)
+            if given is not None:
+                object.__setattr__(self, name, _expanded(f"paths.{name}", given))
+
+
+def _expanded(key: str, path: str) -> str:
+    """With the home folder for ~."""
+    try:
+        return str(Path(path).expanduser())
+    except RuntimeError as error:
+        raise UserError(
+            f"{key}={path}: this user has no home folder; set the key, or ELSA_CACHE for the cache"
+        ) from error
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -53,7 +53,7 @@ def one_line(error: Exception, arguments: Iterable[str]) -> str:
         line = f"{full_key}: no such key; {did_you_mean(str(cause.key), known)}"
         left_out = "_target_" in node and "did you mean" not in line
         return line + (f"; a key of its class that its YAML leaves out: +{full_key}=..." if left_out else "")
-    return " ".join(str(error).split())
+    return " ".join((str(error) or str(cause)).split())
 
 
 def sweep_name(choices: DictConfig, overrides: list[str], params: DictConfig | None) -> str:

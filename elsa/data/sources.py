@@ -168,6 +168,11 @@ class HubText(TextSource):
     join: str | None = None
     documents_used: int | None = None
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        some = self.documents_used is None or self.documents_used >= 1
+        require(some, "documents_used", self.documents_used, "at least 1, or null for all")
+
     def check(self, split: str) -> None:
         self._local_file(split)
 

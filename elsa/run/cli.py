@@ -2,9 +2,21 @@
 
 import re
 import sys
+from importlib.metadata import version
 
 from elsa.config.choices import choices, groups
-from elsa.errors import OUT_OF_MEMORY, Stopped, UserError, did_you_mean
+from elsa.errors import OUT_OF_MEMORY, Stopped, UserError, did_you_mean, require
+
+_FLAGS = ("-m", "--multirun", "-r", "--run", "--resolve", "--hydra-help", "--info", "-i", "-sc", "--shell-completion")
+_FLAGS_WITH_VALUE = (
+    "-c", "--cfg", "-p", "--package", "-cp", "--config-path", "-cn", "--config-name", "-cd", "--config-dir",
+    "--experimental-rerun",
+)  # fmt: skip
+_ACTS = ("-m", "--multirun", "-r", "--run", "-c", "--cfg", "-i", "--info", "-sc", "--shell-completion")
+_OUT_OF_MEMORY_WORDS = (
+    "not enough memory", "can't allocate memory", "cannot allocate memory", "out of memory", "alloc_failed",
+    "allocation failed",
+)  # fmt: skip
 
 COMMANDS = {
     "prune": "prune a model, evaluate it and keep the record (the default)",
@@ -27,38 +39,75 @@ def main() -> None:
         _leave(_one_line(error), 2)
     except Stopped as stopped:
         _leave(str(stopped), stopped.exit_code)
-    except RuntimeError as error:
-        if not _is_out_of_memory(error):
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
             raise
         _leave(f"out of memory: {_one_line(error)}; elsa plan says what would fit", OUT_OF_MEMORY)
 
 
 def _run(arguments: list[str]) -> None:
     """Help and the mistakes that can be seen in the words alone are answered without Hydra."""
+    if "--version" in arguments:
+        print(f"elsa {version('elsa')}")
+        return
     wants_help = not arguments or bool({"-h", "--help"}.intersection(arguments))
     command = arguments.pop(0) if arguments and arguments[0] in COMMANDS else "prune"
     if wants_help:
         print(_help())
         return
-    if arguments and arguments[0][0] not in "-+~" and "=" not in arguments[0]:
-        raise UserError(f"{arguments[0]}: no such command; {did_you_mean(arguments[0], COMMANDS)}")
-    for argument in arguments:
-        _check_choice(argument)
+    flags, overrides = _sorted(arguments)
+    for number, override in enumerate(overrides):
+        _check_form(override, first=number == 0)
+        _check_choice(override)
     from elsa.run.start import start
 
-    start(command, arguments)
+    start(command, [*flags, *overrides])
+
+
+def _sorted(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Hydra's flags with their values, which it wants before all others, and the rest."""
+    flags, overrides, waiting = list[str](), list[str](), list(arguments)
+    while waiting:
+        argument = waiting.pop(0)
+        name = argument.partition("=")[0]
+        if not name.startswith("-") or name == "-":
+            overrides.append(argument)
+            continue
+        known = (*_FLAGS, *_FLAGS_WITH_VALUE)
+        if name not in known:
+            raise UserError(f"{name}: no such flag; {did_you_mean(name, known)}")
+        flags.append(argument)
+        if name in _FLAGS_WITH_VALUE and "=" not in argument:
+            require(bool(waiting), name, "nothing", "this flag takes a value")
+            flags.append(waiting.pop(0))
+    acts = [flag for flag in flags if flag.partition("=")[0] in _ACTS]
+    if len(acts) > 1:
+        raise UserError(f"{' '.join(acts)}: one of them; a sweep shows its configs in its runs")
+    return flags, overrides
+
+
+def _check_form(override: str, *, first: bool) -> None:
+    key, sign, _ = override.partition("=")
+    if key.strip("+~ ") and (sign or key.startswith("~")):
+        return
+    if override in COMMANDS:
+        raise UserError(f"{override}: a command stands first, and there is one")
+    if first and override:
+        raise UserError(f"{override}: no such command; {did_you_mean(override, COMMANDS)}")
+    raise UserError(f"{override!r}: no setting; key=value is wanted, for example method=wanda")
 
 
 def _check_choice(argument: str) -> None:
     """Hydra answers a choice that is null or a number with a traceback; say what the choices are instead."""
     group, _, name = argument.partition("=")
-    if group in groups() and re.fullmatch(r"null|true|false|[\d._]+", name):
+    if group in groups() and re.fullmatch(r"null|true|false|[\d._]+|\[.*\]", name):
         raise UserError(f"{argument}: no such choice; {did_you_mean(name, choices(group))}")
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    """torch has a class for a GPU's memory, and only words for the CPU's."""
-    return type(error).__name__ == "OutOfMemoryError" or "not enough memory" in str(error)
+def is_out_of_memory(error: Exception) -> bool:
+    """torch has a class for a GPU's memory, and only words for the CPU's and for that of CUDA's libraries."""
+    by_class = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return by_class or any(words in str(error).lower() for words in _OUT_OF_MEMORY_WORDS)
 
 
 def _one_line(error: Exception) -> str:

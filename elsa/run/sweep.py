@@ -37,12 +37,13 @@ def local_slots(gpus: list[int] | None, gpus_per_job: int, cpus: int, threads: i
     require(cpus >= 1, "hydra.launcher.cpu_slots", cpus, "at least 1")
     require(threads is None or threads >= 1, "hydra.launcher.cpu_threads", threads, "at least 1, or null")
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    here = visible.split(",") if visible else [str(number) for number in range(torch.cuda.device_count())]
     if gpus is not None:
         ids = [str(each) for each in gpus]
-    elif torch.cuda.device_count() and visible:
-        ids = visible.split(",")
+        absent = [each for each in ids if each not in here]
+        require(not absent, "hydra.launcher.gpus", gpus, f"GPUs here: {', '.join(here) or 'none'}")
     else:
-        ids = [str(number) for number in range(torch.cuda.device_count())]
+        ids = here if torch.cuda.device_count() else []
     if not ids:
         return Slots(cpu_slots(cpus, threads))
     enough = len(ids) >= gpus_per_job
@@ -63,10 +64,12 @@ def sweep(job_overrides: list[list[str]], compose: Compose, folder: Path, worker
     def command_of(overrides: list[str]) -> list[str]:
         return [sys.executable, "-m", "elsa.run.cli", "prune", *overrides, "hydra.mode=RUN"]
 
+    if not job_overrides:
+        raise UserError("hydra.mode=MULTIRUN: no run in this sweep; a glob matches no choice")
     cells, dense = _cells(job_overrides, built, workers.here)
+    if all(cell.state == "failed" for cell in cells):
+        raise UserError(f"none of {len(cells)} runs can run, so none was started")
     with Manifest(folder, cells) as manifest:
-        if all(cell.state == "failed" for cell in cells):
-            raise UserError(f"none of {len(cells)} runs can run, so none was started")
         queue = Queue(
             manifest, workers, command_of=command_of, environment={"WANDB_RUN_GROUP": folder.name},
             smaller=smaller, folder_of=lambda overrides: str(Names.of(built(overrides)[0]).folder),

@@ -7,6 +7,8 @@ replaces this one function.
 import numpy as np
 import torch
 
+from elsa.errors import UserError
+
 
 def keep_largest(score: torch.Tensor, keep: int) -> torch.Tensor:
     """Mark the `keep` largest entries of `score`, any shape; of equal ones those that come first in memory order.
@@ -61,4 +63,6 @@ def _kth_largest(score: torch.Tensor, k: int) -> torch.Tensor:
 
 def _refuse_nan(score: torch.Tensor) -> None:
     if score.numel() and bool(score.max().isnan()):
-        raise ValueError("a score is NaN: the weights or their statistics are broken")
+        raise UserError(
+            "method: a score is NaN, so weights or statistics have overflowed; look at its learning rate and damping"
+        )

@@ -1,5 +1,6 @@
 """Weights & Biases, beside `metrics.jsonl`: offline where no key is set, and never a reason for a run to fail."""
 
+import logging
 import os
 import warnings
 from collections.abc import Callable
@@ -7,21 +8,35 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 import wandb
+from wandb.errors import CommError
 
+from elsa.errors import require
+from elsa.hub import answers
 from elsa.track import Outcome, TrackedRun, Tracker, TrackerSource
 from elsa.track.jsonl import JsonlTracker
 
 T = TypeVar("T")
+_MODES = ("online", "offline", "disabled")
 _TAGS = ("model", "method", "pattern")
+_PATIENCE = 8  # seconds in which the server must begin to answer
+_LAST_PATIENCE = 60  # seconds at the end to send what is left; what was not sent stays on disk
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Wandb(TrackerSource):
-    """`mode`: online, offline, or null: online with a key, else offline. `group`: null for the sweep's, if any."""
+    """`mode`: online, offline, disabled, or null: as WANDB_MODE and WANDB_DISABLED say, else online if there is a key.
+
+    Where the server does not answer, a run goes on offline. `group`: null for the sweep's, if any.
+    """
 
     project: str = "elsa"
     group: str | None = None
     mode: str | None = None
+
+    def __post_init__(self) -> None:
+        known = self.mode is None or self.mode in _MODES
+        require(known, "mode", self.mode, f"known: {', '.join(_MODES)}, or null")
 
     def open(self, run: TrackedRun) -> Tracker:
         return WandbTracker(self, run)
@@ -30,8 +45,18 @@ class Wandb(TrackerSource):
         return f"wandb, {self.resolved_mode()}"
 
     def resolved_mode(self) -> str:
+        disabled = os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1", "yes", "on")
+        asked = self.mode or os.environ.get("WANDB_MODE") or ("disabled" if disabled else None)
+        if asked is not None and asked != "online":
+            return asked
         has_key = bool(os.environ.get("WANDB_API_KEY")) or wandb.login(prompt=False, verify=False)
-        return self.mode or os.environ.get("WANDB_MODE") or ("online" if has_key else "offline")
+        if not has_key and asked is None:
+            return "offline"
+        server = wandb.Settings().base_url
+        if answers(server):
+            return "online"
+        _log.info("wandb: %s cannot be reached, so this goes on offline; `wandb sync` sends it later", server)
+        return "offline"
 
 
 class WandbTracker:
@@ -45,16 +70,7 @@ class WandbTracker:
     def __init__(self, source: Wandb, run: TrackedRun):
         self._jsonl = JsonlTracker(run)
         self._run: wandb.Run | None = None
-        self._run = self._guarded(
-            lambda: wandb.init(
-                project=source.project, group=source.group, mode=cast(Any, source.resolved_mode()),
-                id=run.name, name=run.name, job_type="prune",
-                dir=run.folder.resolve(),  # its service may have been started in another folder
-                config=run.labels | {"settings": run.config}, resume="allow",
-                tags=[str(run.labels[key]) for key in _TAGS if key in run.labels],
-                settings=wandb.Settings(silent=True),
-            )
-        )  # fmt: skip
+        self._run = self._guarded(lambda: _started(source, run))
         started = self._run
         if started is not None:
             self._guarded(lambda: self._catch_up(started))
@@ -93,3 +109,25 @@ class WandbTracker:
             self._run = None
             warnings.warn(f"wandb stopped ({error}); metrics.jsonl goes on", stacklevel=3)
             return None
+
+
+def _started(source: Wandb, run: TrackedRun) -> wandb.Run:
+    """The run at wandb; offline if the server lets it wait."""
+    mode = source.resolved_mode()
+    try:
+        return _init(source, run, mode)
+    except CommError as error:
+        if mode != "online":
+            raise
+        _log.info("wandb: %s, so this goes on offline; `wandb sync` sends it later", error)
+        return _init(source, run, "offline")
+
+
+def _init(source: Wandb, run: TrackedRun, mode: str) -> wandb.Run:
+    return wandb.init(
+        project=source.project, group=source.group, mode=cast(Any, mode), id=run.name, name=run.name, job_type="prune",
+        dir=run.folder.resolve(),  # its service may have been started in another folder
+        config=run.labels | {"settings": run.config}, resume="allow",
+        tags=[str(run.labels[key]) for key in _TAGS if key in run.labels],
+        settings=wandb.Settings(silent=True, init_timeout=_PATIENCE, finish_timeout=_LAST_PATIENCE),
+    )  # fmt: skip

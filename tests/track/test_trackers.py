@@ -1,11 +1,13 @@
 import json
 import os
+import socket
 import subprocess
 import sys
 
 import pytest
 from PIL import Image
 
+from elsa.errors import UserError
 from elsa.track import Outcome, TrackedRun
 from elsa.track.jsonl import Jsonl
 from elsa.track.memory import peak_bytes, reset_peak
@@ -131,3 +133,60 @@ def test_peak_memory_is_that_of_the_part_measured():
     block[:: 2**12] = b"x" * len(block[:: 2**12])
     assert peak_bytes("cpu") - before > 150 * 2**20
     del block
+
+
+@pytest.fixture
+def with_key(monkeypatch):
+    """A key, and no word of where to log to."""
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    for name in ("WANDB_MODE", "HTTPS_PROXY", "https_proxy"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def silent_server():
+    """The address of a server that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("answers", [False, True], ids=["no server", "a silent server"])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+def test_wandb_without_network_goes_on_offline_with_the_whole_curve(
+    tmp_path, with_key, silent_server, monkeypatch, answers
+):
+    monkeypatch.setenv("WANDB_BASE_URL", silent_server if answers else "http://127.0.0.1:9")
+    monkeypatch.setattr("elsa.track.wandb._PATIENCE", 1)
+    use(Wandb(), tmp_path, steps=(2, 4, 6))
+    run = next((tmp_path / "wandb").glob("offline-run-*"))
+    curve = [line["item"] for line in logged(run, "history")]
+    assert [item["step"] for item in curve if "loss" in item] == [2, 4, 6]
+
+
+@pytest.mark.parametrize(
+    ("variables", "mode"),
+    [
+        ({"WANDB_DISABLED": "true"}, "disabled"),
+        ({"WANDB_DISABLED": "false", "WANDB_BASE_URL": "http://127.0.0.1:9"}, "offline"),
+        ({"WANDB_MODE": "disabled"}, "disabled"),
+        ({"WANDB_MODE": "offline"}, "offline"),
+        ({"WANDB_MODE": "online", "WANDB_BASE_URL": "http://127.0.0.1:9"}, "offline"),
+    ],
+)
+def test_wandbs_own_switches_are_obeyed(with_key, monkeypatch, variables, mode):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert Wandb().resolved_mode() == mode
+    assert Wandb(mode="disabled").resolved_mode() == "disabled"
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+def test_a_disabled_wandb_leaves_nothing_but_the_metrics(tmp_path, with_key, monkeypatch):
+    monkeypatch.setenv("WANDB_DISABLED", "true")
+    use(Wandb(), tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.jsonl", "p.png"]
+
+
+def test_an_unknown_mode_is_refused():
+    with pytest.raises(UserError, match=r"mode=onlin: known: online, offline, disabled"):
+        Wandb(mode="onlin")
