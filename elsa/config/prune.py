@@ -17,6 +17,8 @@ from elsa.track import TrackerSource
 from elsa.train.budget import Training
 from elsa.train.precision import Precision
 
+_MOST_DEVICES = 100_000
+
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpointing:
@@ -39,10 +41,15 @@ class Planning:
     dry_run_steps: int = 0
 
     def __post_init__(self) -> None:
-        require(self.devices >= 1, "devices", self.devices, "at least 1")
+        require(1 <= self.devices <= _MOST_DEVICES, "devices", self.devices, f"from 1 to {_MOST_DEVICES:,}")
         known = self.device_memory_gib is None or self.device_memory_gib > 0
         require(known, "device_memory_gib", self.device_memory_gib, "positive, for example 80, or null")
-        require(self.dry_run_steps >= 0, "dry_run_steps", self.dry_run_steps, "0 for none, or at least 2")
+        require(
+            self.dry_run_steps >= 0 and self.dry_run_steps != 1,
+            "dry_run_steps",
+            self.dry_run_steps,
+            "0 for none, or at least 2",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

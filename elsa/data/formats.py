@@ -129,7 +129,7 @@ def _json(path: Path) -> Rows:
     text = _decoded(path)
     try:
         found = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         if not str(error).startswith("Extra data"):
             raise UserError(f"{path}: no valid JSON ({error})") from error
         yield from _json_lines(path)
@@ -141,7 +141,7 @@ def _json(path: Path) -> Rows:
 def _parsed(line: str, where: str) -> Any:
     try:
         return json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: no valid JSON ({error})") from error
 
 

@@ -1,0 +1,473 @@
+"""Commands with bad inputs: each is refused in one line that names what is wrong, with exit code 2, and leaves nothing.
+
+python scripts/bad_inputs.py [part of a name] [--jobs 2]
+
+A process that has imported everything forks for each case, so that hundreds take minutes. Exit code 1 if one falls
+short. A case's files are written into a folder of its own, where the command runs; only the cache may grow.
+"""
+
+import argparse
+import gzip
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline", "COLUMNS": "200"}
+os.environ |= {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}  # as `elsa` sets them
+
+import torch
+from safetensors.torch import load_file, save_file
+
+import elsa.evaluation.zero_shot
+import elsa.run.dashboard
+import elsa.run.doctor
+import elsa.run.evaluate
+import elsa.run.plan
+import elsa.run.prune
+import elsa.run.report
+import elsa.run.reproduce
+import elsa.run.status
+import elsa.run.sweep
+from elsa.run.cli import main as run_elsa
+
+TINY = Path(elsa.run.cli.__file__).parents[1] / "model/tiny"
+SECONDS = 60
+LONGEST = 500  # characters of a line
+QUICK = ["eval.windows=2", "data.sequence_length=32"]
+Files = Callable[[Path], object]
+
+
+@dataclass(frozen=True)
+class Case:
+    """`says`: words that the line must have. `lines`: how many there may be; a sweep also names its runs."""
+
+    name: str
+    arguments: list[str]
+    files: Files = lambda folder: None
+    says: str = ""
+    environment: dict[str, str | None] = field(default_factory=dict)
+    lines: int = 1
+
+
+# --- words and settings
+
+
+def words() -> Iterator[Case]:
+    wrong = {
+        "": [""], "equals": ["=5"], "dash": ["-"], "tilde": ["~"], "no command": ["prun"], "bare word": ["method=wanda", "x"],
+        "two commands": ["plan", "evaluate"], "flag": ["--foo"], "flag value": ["--cfg"], "cfg and -m": ["-m", "--cfg", "job"],
+        "quote": ["sparsity.ratio='0.5"], "bracket": ["eval.tasks=[a,b", "eval=zero_shot"], "interpolation": ["seed=${nope}"],
+        "environment": ["paths.outputs=${oc.env:NO_SUCH_NAME}"], "new key": ["+sparsity.foo=1"], "key": ["methd.x=1"],
+        "key in group": ["training.stepps=3"], "choice": ["method=wandda"], "case": ["method=Wanda"], "upper": ["Method=wanda"],
+        "list of choices": ["method=[wanda]"], "no choice": ["method=null"], "number": ["model=3"], "bool": ["data=true"],
+        "class": ["method._target_=os.system"], "other group's class": ["tracker._target_=elsa.method.wanda.Wanda"],
+        "no class": ["method._target_=null"], "class that is none": ["method._target_=elsa.method.wanda.nope"],
+        "module that is none": ["method._target_=elsa.nope.Nope"], "dict": ["sparsity={pattern:a}"], "comma": ["seed=0,1"],
+        "path as choice": ["method=../sparsity/2of4"], "config dir": ["--config-dir=/nonexistent"], "mode": ["hydra.mode=FOO"],
+        "config name": ["--config-name=nope"], "removed group": ["~model"], "removed key": ["~seed"], "start": ["method=elsa_plus", "method.start=nope"],
+        "start of a start": ["method=finetuned", "method.start=3"], "reuse": ["reuse=always"], "activations": ["activations=moon"],
+        "device": ["device=tpu"], "device number": ["device=cuda:99"], "dtype": ["model.dtype=int4"], "pattern": ["sparsity=n_of_m", "sparsity.pattern=x"],
+        "pattern 4:2": ["sparsity=n_of_m", "sparsity.pattern=4:2"], "pattern 3:5": ["sparsity=n_of_m", "sparsity.pattern=3:5"],
+        "pattern unset": ["sparsity=n_of_m"], "pattern 0:4": ["sparsity=n_of_m", "sparsity.pattern=0:4"], "allocation": ["sparsity.allocation=fair"],
+        "global 2:4": ["sparsity=2of4", "sparsity.allocation=global"], "optimizer": ["method=elsa", "training.optimizer=adamw"],
+        "autocast": ["method=elsa", "training.autocast=float16"], "projection": ["method=elsa", "method.projection=x"],
+        "formula": ["eval.formula=x"], "split": ["eval.split=dev"], "draw": ["eval.draw=random"], "eval autocast": ["eval.autocast=float16"],
+        "penalty": ["method=elsa", "penalty=square"], "precision": ["method=elsa", "precision=int4"], "state": ["method=elsa", "precision.state=int4"],
+        "moments": ["method=elsa", "precision.moments=4bit"], "weights": ["method=elsa", "precision.weights=float8"],
+        "text as number": ["training.steps=many"], "number as text": ["data.sequence_length=3.5"], "bool as number": ["seed=true"],
+        "list as number": ["seed=[1]"], "null": ["seed=null"], "sgd": ["method=elsa", "training.optimizer=sgd"],
+        "accumulation": ["method=elsa", "training.accumulation=3"], "interval": ["method=elsa", "training.steps=4", "method.interval=8"],
+        "warm-up": ["method=elsa", "training.steps=4", "training.warmup_steps=4"], "mode of wandb": ["tracker=wandb", "tracker.mode=on"],
+    }  # fmt: skip
+    for name, arguments in wrong.items():
+        base = [] if name in ("", "equals", "dash", "tilde", "no command", "two commands", "flag value") else QUICK
+        yield Case(
+            f"word {name}", [*arguments[:1], *base, *arguments[1:]] if arguments[0] == "-m" else [*base, *arguments]
+        )
+    for command in ("plan", "doctor", "fetch"):
+        yield Case(f"{command} -m", [command, "-m", "method=elsa,wanda"], says=command, lines=2)
+        yield Case(f"{command} sweep", [command, "sweep=layerwise_tiny"], says=command, lines=2)
+    sweeps = {
+        "slots": "hydra.launcher.cpu_slots=0", "threads": "hydra.launcher.cpu_threads=-1", "gpus": "hydra.launcher.gpus=[7]",
+        "per job": "hydra.launcher.gpus_per_job=0", "launcher": "hydra/launcher=nope", "cells": "sparsity.ratio=1,2",
+        "glob": "method=glob(z*)", "range": "sparsity.ratio=range(2,4)", "key": "nope=1,2",
+    }  # fmt: skip
+    for name, argument in sweeps.items():
+        yield Case(f"sweep {name}", ["-m", "seed=0,1", *QUICK, argument], lines=4)
+    commands = {
+        "evaluate": ["evaluate"], "evaluate nothing": ["evaluate", "checkpoint=nope"], "report nothing": ["report"],
+        "report no folder": ["report", "records=[nope]"], "reproduce": ["reproduce"], "reproduce nothing": ["reproduce", "record=nope"],
+        "status nothing": ["status"], "status sweep": ["status", "sweep=nope"], "dashboard": ["dashboard"],
+        "fetch": ["fetch"], "fetch offline": ["fetch", "paths.mirror=m"], "plan wanda": ["plan", "method=wanda"],
+        "threads": ["reproduce", "record=x", "threads=0"], "dashboard without key": ["dashboard", "entity=x", "save=true"],
+    }  # fmt: skip
+    for name, arguments in commands.items():
+        yield Case(f"command {name}", arguments, environment={"WANDB_API_KEY": None, "HOME": "/nonexistent"})
+
+
+def numbers() -> Iterator[Case]:
+    keys = {
+        "method=elsa": ["training.steps", "training.batch_size", "training.learning_rate", "training.warmup_steps",
+                        "training.decay_fraction", "training.beta1", "training.beta2", "training.gradient_clip",
+                        "training.distillation", "training.distinct_windows", "method.interval", "probe_every", "seed",
+                        "checkpoint.every_minutes", "checkpoint.keep", "precision.loss_chunk", "data.sequence_length"],
+        "method=elsa_plus": ["method.retention", "method.dual_step", "method.dual_from", "method.dual_limit",
+                             "method.polish_fraction", "method.ramp_fraction", "method.ramp_from"],
+        "method=alps": ["method.damping", "method.rho", "method.iterations", "method.update_interval",
+                        "method.refine_iterations", "method.refine_tolerance", "method.calibration_windows"],
+        "method=l_admm": ["method.iterations", "method.mask_iterations", "method.damping"],
+        "method=sparsegpt": ["method.damping", "method.block_size"],
+        "method=safe": ["method.epochs", "method.learning_rate", "method.penalty", "method.perturbation", "method.interval"],
+        "method=sparsellm": ["method.iterations", "method.alpha", "method.beta", "method.activation_steps"],
+        "method=magnitude": ["sparsity.ratio", "eval.windows", "eval.draw_seed", "data.held_out data=text"],
+        "method=elsa penalty=constant": ["penalty.value"],
+        "method=elsa penalty=cosine": ["penalty.end"],
+        "method=dense eval=zero_shot": ["eval.limit", "eval.num_fewshot", "eval.batch_size"],
+    }  # fmt: skip
+    for base, names in keys.items():
+        for name in names:
+            key, *more = name.split()
+            for value in ("-1", "nan", "inf"):
+                says = key.split(".")[-1]
+                yield Case(f"number {key}={value} {base}", [*base.split(), *more, f"{key}={value}"], says=says)
+
+
+# --- text and tokens
+
+LINE = '{"text": "some words"}\n'
+
+
+def texts() -> Iterator[Case]:
+    contents: dict[str, bytes] = {
+        "empty.txt": b"", "blank.txt": b" \n", "empty.jsonl": b"", "picture.png": b"\x89PNG\r\n\x1a\n\0", "nul.txt": b"a\0b",
+        "latin.txt": "naïve".encode("latin-1"), "utf16.txt": "text".encode("utf-16"), "utf16.jsonl": LINE.encode("utf-16"),
+        "null.jsonl": b'{"text": null}\n', "number.jsonl": b'{"text": 3}\n', "list.jsonl": b'{"text": ["a"]}\n',
+        "array.jsonl": b"[1]\n", "other.jsonl": b'{"txt": "a"}\n', "cut.jsonl": LINE.encode() + b'{"te', "gap.jsonl": (LINE + "\n" + LINE).encode(),
+        "surrogate.jsonl": b'{"text": "\\ud800"}\n', "broken.json": b"[{", "empty.json": b"[]", "words.json": b'["a"]',
+        "other.csv": b"id,words\n1,a\n", "header.csv": b"text\n", "open.csv": b'text\n"a', "junk.parquet": b"PAR1 junk",
+        "cut.jsonl.gz": gzip.compress(LINE.encode() * 50)[:30], "junk.gz": b"junk", "short.txt": b"a", "deep.jsonl": b"[" * 100_000,
+    }  # fmt: skip
+    for name, content in contents.items():
+        for split in ("train", "test"):
+            if (name, split) == ("short.txt", "train"):
+                continue  # it is repeated
+            fine = {"train": "fine.txt", "test": "fine.txt"} | {split: name}
+
+            def files(folder: Path, name: str = name, content: bytes = content) -> None:
+                (folder / "fine.txt").write_text("some words and more " * 500)
+                (folder / name).write_bytes(content)
+
+            arguments = [f"data.{each}=[{file}]" for each, file in fine.items()]
+            yield Case(
+                f"text {split} {name}",
+                ["method=wanda", "data=text", *arguments, *QUICK, "method.calibration_windows=2"],
+                files,
+            )
+    yield Case("text no files", ["method=wanda", "data=text", *QUICK], says="train")
+    yield Case("text absent", ["method=wanda", "data=text", "data.train=[nope]", *QUICK], says="nope")
+    yield Case(
+        "text empty folder",
+        ["method=wanda", "data=text", "data.train=[e]", "data.held_out=0.1", *QUICK],
+        lambda f: (f / "e").mkdir(),
+    )
+    yield Case(
+        "text too long windows",
+        ["method=magnitude", "data.sequence_length=100000", "eval.windows=2"],
+        says="sequence_length",
+    )
+
+
+def tokens() -> Iterator[Case]:
+    ids = torch.randint(0, 2048, (8, 32))
+    wrong = {
+        "negative": -ids - 1, "beyond": ids + 2048, "flat": ids.flatten(), "float": ids.float(), "bool": ids > 5,
+        "one token": ids[:, :1], "no window": ids[:0], "huge": ids + 2**40, "scalar": ids[0, 0], "few": ids[:1], "long": ids.repeat(1, 100),
+    }  # fmt: skip
+    for name, tensor in wrong.items():
+
+        def files(folder: Path, tensor: torch.Tensor = tensor) -> None:
+            save_file({"train": tensor.clone(), "test": tensor.clone()}, folder / "t.safetensors")
+
+        yield Case(
+            f"tokens {name}",
+            [
+                "method=wanda",
+                "method.calibration_windows=2",
+                "eval.windows=2",
+                "data=tokens",
+                "data.path=t.safetensors",
+            ],
+            files,
+        )
+    other: dict[str, Files] = {
+        "junk": lambda folder: (folder / "t.safetensors").write_bytes(b"junk"),
+        "empty": lambda folder: (folder / "t.safetensors").touch(),
+        "folder": lambda folder: (folder / "t.safetensors").mkdir(),
+        "absent": lambda folder: None,
+        "other names": lambda folder: save_file({"x": ids}, folder / "t.safetensors"),
+    }
+    for name, files in other.items():
+        yield Case(
+            f"tokens {name}",
+            [
+                "method=wanda",
+                "method.calibration_windows=2",
+                "eval.windows=2",
+                "data=tokens",
+                "data.path=t.safetensors",
+            ],
+            files,
+        )
+
+
+# --- models
+
+
+def models() -> Iterator[Case]:
+    def config(**changes: object) -> Files:
+        def change(folder: Path) -> None:
+            known = json.loads((folder / "m/config.json").read_text())
+            (folder / "m/config.json").write_text(json.dumps(known | changes))
+
+        return change
+
+    def weights(change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> Files:
+        def apply(folder: Path) -> None:
+            save_file(change(load_file(TINY / "model.safetensors")), folder / "m/model.safetensors", {"format": "pt"})
+
+        return apply
+
+    def content(name: str, data: bytes | None) -> Files:
+        return lambda folder: (
+            (folder / "m" / name).unlink() if data is None else (folder / "m" / name).write_bytes(data)
+        )
+
+    whole = (TINY / "model.safetensors").read_bytes()
+    norm = "model.norm.weight"
+    damages: dict[str, Files] = {
+        "cut": content("model.safetensors", whole[: len(whole) // 2]), "empty": content("model.safetensors", b""),
+        "junk": content("model.safetensors", b"junk" * 99), "absent": content("model.safetensors", None),
+        "lfs": content("model.safetensors", b"version https://git-lfs.github.com/spec/v1\n"),
+        "no config": content("config.json", None), "broken config": content("config.json", b"{"), "list config": content("config.json", b"[]"),
+        "no tokenizer": content("tokenizer.json", None), "broken tokenizer": content("tokenizer.json", b"{"),
+        "empty tokenizer": content("tokenizer.json", b"{}"), "t5": config(model_type="t5"), "bert": config(model_type="bert"),
+        "vit": config(model_type="vit"), "clip": config(model_type="clip"), "unknown type": config(model_type="nope"), "no type": config(model_type=None),
+        "gptq": config(quantization_config={"quant_method": "gptq", "bits": 4}), "awq": config(quantization_config={"quant_method": "awq"}),
+        "bitsandbytes": config(quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True}),
+        "rope": config(rope_parameters={"rope_type": "nope", "rope_theta": 1e4}), "no heads": config(num_attention_heads=0),
+        "vocabulary": config(vocab_size=2050), "small vocabulary": config(vocab_size=100), "hidden": config(hidden_size=100), "layers": config(num_hidden_layers=2),
+        "more layers": config(num_hidden_layers=20), "negative layers": config(num_hidden_layers=-1), "text size": config(hidden_size="big"),
+        "missing": weights(lambda t: {n: v for n, v in t.items() if ".layers.1." not in n}), "no norm": weights(lambda t: {n: v for n, v in t.items() if n != norm}),
+        "extra": weights(lambda t: t | {"extra": torch.ones(2)}), "renamed": weights(lambda t: {f"x.{n}": v for n, v in t.items()}),
+        "nan": weights(lambda t: t | {norm: t[norm] * torch.nan}), "inf": weights(lambda t: t | {norm: t[norm] + torch.inf}),
+        "shape": weights(lambda t: t | {norm: torch.ones(7)}),
+    }  # fmt: skip
+
+    def damaged(damage: Files) -> Files:
+        def files(folder: Path) -> None:
+            shutil.copytree(TINY, folder / "m")
+            damage(folder)
+
+        return files
+
+    for name, damage in damages.items():
+        given = ["model=pretrained", "model.path=m", *QUICK]
+        yield Case(f"model {name}: prune", ["method=magnitude", *given], damaged(damage))
+        yield Case(f"model {name}: evaluate", ["evaluate", "checkpoint=m", *QUICK], damaged(damage))
+        if name not in ("nan", "inf"):  # which takes reading all of the weights
+            yield Case(f"model {name}: doctor", ["doctor", "method=magnitude", *given], damaged(damage))
+    for path in ("nope", "./nope", "/nope", "a/b/c", "facebook/opt-125m", "''", "..", "/etc/passwd"):
+        yield Case(f"model path {path}", ["method=magnitude", "model=pretrained", f"model.path={path}", *QUICK])
+    for name in ("../evil", "a/b", "..", ".x", "''", "x" * 200, "'a b'", "'<script>'", '"a\\nb"', "~"):
+        yield Case(f"model name {name[:9]}", ["method=magnitude", f"model.name={name}", *QUICK], says="name")
+
+
+# --- places, records, tasks
+
+
+def places() -> Iterator[Case]:
+    def a_file(folder: Path) -> None:
+        (folder / "f").write_text("no folder")
+
+    for key in ("outputs", "cache"):
+        for where in ("f", "f/x", "/sys/kernel/x", "/proc/x", "x" * 300, "/dev/null"):
+            for command in ("prune", "doctor"):
+                given = ["method=magnitude", f"paths.{key}={where}", *QUICK]
+                yield Case(
+                    f"{key} {where[:14]}: {command}", [command, *given], a_file, says="" if command == "doctor" else key
+                )
+    yield Case("mirror absent", ["method=dense", "eval=zero_shot", "paths.mirror=nope"], says="mirror")
+    yield Case("no home", ["method=magnitude", "paths.cache=~no_such_user/x", *QUICK], says="cache")
+
+
+def records() -> Iterator[Case]:
+    contents = {
+        "empty": "", "junk": "junk", "list": "[]", "number": "3", "format 1": '{"format": 1}', "format 99": '{"format": 99}',
+        "bare": '{"format": 3}', "no settings": '{"format": 3, "name": "a", "evaluations": []}', "null": "null",
+        "evaluations": '{"format": 3, "evaluations": 3}', "cut": '{"format": 3, "na', "two": '{"format": 3}{"format": 3}',
+    }  # fmt: skip
+    for name, text in contents.items():
+
+        def files(folder: Path, text: str = text) -> None:
+            (folder / "r.jsonl").write_text(f"{text}\n")
+            (folder / "out/runs/a").mkdir(parents=True)
+            (folder / "out/runs/a/result.json").write_text(text)
+            (folder / "out/sweeps/s").mkdir(parents=True)
+            (folder / "out/sweeps/s/manifest.json").write_text(text)
+
+        yield Case(f"record {name}: report a file", ["report", "records=[r.jsonl]"], files)
+        yield Case(f"record {name}: report a folder", ["report", "paths.outputs=out"], files, lines=2)
+        yield Case(f"record {name}: reproduce", ["reproduce", "record=out/runs/a"], files)
+        yield Case(f"record {name}: reproduce a line", ["reproduce", "record=r.jsonl:1"], files)
+        yield Case(f"record {name}: evaluate", ["evaluate", "checkpoint=out/runs/a", *QUICK], files)
+        yield Case(f"record {name}: status", ["status", "paths.outputs=out"], files)
+    for name, data in {"utf-16": '{"format": 3}'.encode("utf-16"), "binary": b"\x89PNG\0"}.items():
+
+        def binary(folder: Path, data: bytes = data) -> None:
+            (folder / "r.jsonl").write_bytes(data)
+
+        yield Case(f"record {name}", ["report", "records=[r.jsonl]"], binary)
+
+
+def tasks() -> Iterator[Case]:
+    fine = {"id": "a", "question": "Which?", "choices": {"text": ["x", "y"], "label": ["A", "B"]}, "answerKey": "A"}
+
+    def mirror(*lines: str) -> Files:
+        def files(folder: Path) -> None:
+            (folder / "mir/arc_easy").mkdir(parents=True)
+            (folder / "mir/arc_easy/test.jsonl").write_text("".join(f"{line}\n" for line in lines))
+
+        return files
+
+    good = json.dumps(fine)
+    wrong = {
+        "empty": mirror(), "junk": mirror("junk"), "column": mirror(json.dumps({k: v for k, v in fine.items() if k != "question"})),
+        "later junk": mirror(good, "{"), "label": mirror(good, json.dumps(fine | {"answerKey": "Z"})), "list": mirror("[1]"),
+        "no split": lambda folder: (folder / "mir/arc_easy").mkdir(parents=True), "no task": lambda folder: (folder / "mir").mkdir(),
+    }  # fmt: skip
+    for name, files in wrong.items():
+        yield Case(
+            f"task {name}", ["method=dense", "eval=zero_shot", "eval.tasks=[arc_easy]", "paths.mirror=mir"], files
+        )
+    for task in ("nope", "arc_esy", "''", "gsm8k", "../x", "3"):
+        yield Case(
+            f"task name {task}",
+            ["method=dense", "eval=zero_shot", f"eval.tasks=[{task}]", "paths.mirror=mir"],
+            mirror(good),
+        )
+    yield Case("task none", ["method=dense", "eval=zero_shot", "eval.tasks=[]", "paths.mirror=mir"], mirror(good))
+    yield Case("task hub", ["method=dense", "eval=zero_shot", "eval.tasks=[arc_easy]"])
+    yield Case(
+        "task shots",
+        ["method=dense", "eval=zero_shot", "eval.tasks=[arc_easy]", "eval.num_fewshot=2", "paths.mirror=mir"],
+        mirror(good),
+    )
+
+
+def cases() -> list[Case]:
+    made = (words, numbers, texts, tokens, models, places, records, tasks)
+    return [case for make in made for case in make()]
+
+
+# --- running them
+
+
+def start(case: Case, folder: Path, cache: Path) -> int:
+    """Fork a process that runs the case; its number."""
+    folder.mkdir(parents=True)
+    case.files(folder)
+    process = os.fork()
+    if process:
+        return process
+    os.chdir(folder)
+    for number, name in ((1, "_out"), (2, "_err")):
+        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT), number)
+    for name, value in ({"ELSA_CACHE": str(cache)} | case.environment).items():
+        os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)
+    sys.argv = ["elsa", *case.arguments]
+    code = 1
+    try:
+        run_elsa()
+        code = 0
+    except SystemExit as leaving:
+        code = leaving.code if isinstance(leaving.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def shortcomings(case: Case, folder: Path, before: set[Path], code: int | None) -> list[str]:
+    """What the answer lacks. `code`: None where there was none in time."""
+    lines = [line for line in (folder / "_err").read_text(errors="replace").splitlines() if line.strip()]
+    last = lines[-1] if lines else ""
+    left = {path for path in folder.rglob("*") if path.is_file()} - before - {folder / "_out", folder / "_err"}
+    found = {
+        f"exit code {code}": code != 2, "a traceback": any("Traceback" in line for line in lines),
+        f"{len(lines)} lines": not 1 <= len(lines) <= case.lines, "no elsa:": not last.startswith("elsa: "),
+        f"a line of {len(last)} characters": len(last) > LONGEST, f"nothing of {case.says!r}": case.says not in last,
+        f"left {len(left)} files ({', '.join(sorted(path.name for path in left)[:3])})": bool(left),
+    }  # fmt: skip
+    return [what for what, wrong in found.items() if wrong]
+
+
+def run(chosen: list[Case], jobs: int, base: Path) -> int:
+    """How many fall short; each is printed."""
+    waiting, short = list(enumerate(chosen)), 0
+    running: dict[int, tuple[Case, Path, set[Path], float]] = {}
+    while waiting or running:
+        while waiting and len(running) < jobs:
+            number, case = waiting.pop(0)
+            folder = base / str(number)
+            process = start(case, folder, base / "cache")
+            running[process] = (
+                case,
+                folder,
+                {path for path in folder.rglob("*") if not path.name.startswith("_")},
+                time.monotonic(),
+            )
+        for process, (case, folder, before, began) in list(running.items()):
+            ended, status = os.waitpid(process, os.WNOHANG)
+            late = time.monotonic() - began > SECONDS
+            if not ended and late:
+                os.kill(process, signal.SIGKILL)
+                os.waitpid(process, 0)
+            if ended or late:
+                del running[process]
+                wrong = shortcomings(case, folder, before, os.waitstatus_to_exitcode(status) if ended else None)
+                short += bool(wrong)
+                if wrong:
+                    said = (folder / "_err").read_text(errors="replace").strip().splitlines()[-1:] or ["nothing"]
+                    print(
+                        f"{case.name}: {'; '.join(wrong)}\n    elsa {' '.join(case.arguments)[:150]}\n    {said[0][:200]}",
+                        flush=True,
+                    )
+                shutil.rmtree(folder, ignore_errors=True)
+        time.sleep(0.01)
+    return short
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", nargs="?", default="", help="of the names of the cases to run")
+    parser.add_argument("--jobs", type=int, default=2)
+    options = parser.parse_args()
+    chosen = [case for case in cases() if options.part in case.name]
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="elsa-bad-inputs-") as name:
+        short = run(chosen, options.jobs, Path(name))
+    print(f"{len(chosen)} bad inputs in {time.monotonic() - began:.0f} s, {short} not refused as they should be")
+    sys.exit(short > 0)
+
+
+if __name__ == "__main__":
+    main()
