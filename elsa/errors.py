@@ -28,11 +28,11 @@ def require(condition: bool, key: str, value: object, expected: str) -> None:
 
 @contextmanager
 def under(key: str) -> Iterator[None]:
-    """Put `key` before the key that a `UserError` from inside names."""
+    """Put `key` before the key that a `UserError` from inside names, unless that is one of the group `paths`."""
     try:
         yield
     except UserError as error:
-        raise UserError(f"{key}.{error}") from error
+        raise UserError(f"{error}" if str(error).startswith("paths.") else f"{key}.{error}") from error
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -193,7 +193,7 @@ def tokens() -> Iterator[Case]:
     }  # fmt: skip
     for name, tensor in wrong.items():
 
-        def files(folder: Path, tensor: torch.Tensor = tensor) -> None:
+        def stored(folder: Path, tensor: torch.Tensor = tensor) -> None:
             save_file({"train": tensor.clone(), "test": tensor.clone()}, folder / "t.safetensors")
 
         yield Case(
@@ -205,7 +205,7 @@ def tokens() -> Iterator[Case]:
                 "data=tokens",
                 "data.path=t.safetensors",
             ],
-            files,
+            stored,
         )
     other: dict[str, Files] = {
         "junk": lambda folder: (folder / "t.safetensors").write_bytes(b"junk"),

@@ -48,11 +48,23 @@ class Evaluation(ABC):
 
 
 def summary_of(scores: dict[str, dict[str, Any]]) -> dict[str, float]:
-    """The numbers that a tracker keeps of a run: "perplexity/<set>" and "zero_shot/<task>"."""
+    """The numbers that a tracker keeps of a run: "perplexity/<set>", and "zero_shot/<task>" with its accuracy.
+
+    Of a task without accuracy "zero_shot/<task>/<metric>".
+    """
     summary = {f"perplexity/{name}": score["perplexity"] for name, score in scores.get("perplexity", {}).items()}
     if zero_shot := scores.get("zero_shot"):
-        summary |= {f"zero_shot/{name}": score["acc"] for name, score in zero_shot["tasks"].items()}
-        summary["zero_shot/average"] = zero_shot["average_acc"]
+        for name, score in zero_shot["tasks"].items():
+            said = (
+                {f"zero_shot/{name}": score["acc"]}
+                if "acc" in score
+                else {
+                    f"zero_shot/{name}/{metric}": value for metric, value in score.items() if isinstance(value, float)
+                }
+            )
+            summary |= said
+        if zero_shot["average_acc"] is not None:
+            summary["zero_shot/average"] = zero_shot["average_acc"]
     return summary
 
 
@@ -63,8 +75,9 @@ def paired(dense: dict[str, Any], pruned: dict[str, Any]) -> dict[str, Any]:
     scored by a share, those that fell count as lost and those that rose as gained.
     """
     result = {}
-    for name, scores in pruned["tasks"].items():
-        same = name in dense["tasks"] and dense["tasks"][name]["data_sha256"] == scores["data_sha256"]
+    for name in pruned["items"]:
+        scores = pruned["tasks"][name]
+        same = name in dense["items"] and dense["tasks"][name]["data_sha256"] == scores["data_sha256"]
         if not same:
             continue
         changes = [after - before for before, after in zip(dense["items"][name], pruned["items"][name], strict=True)]

@@ -138,7 +138,7 @@ def accuracy_grids(records: list[Record]) -> list[Grid]:
     """One grid per model, pattern and protocol of the tasks; the dense model's row stands in each of its model."""
     parts: dict[tuple[Any, ...], list[Record]] = {}
     for record in records:
-        if "zero_shot" in record:
+        if record.get("zero_shot", {}).get("average_acc") is not None:
             model = (record["model"], _key(record["config"]["model"]), _task_protocol(record["zero_shot"]))
             parts.setdefault(model, []).append(record)
     found = []
@@ -161,7 +161,7 @@ def _accuracy_grid(model: str, pattern: str, records: list[Record]) -> Grid:
     cells: dict[tuple[str, str], Cell] = {}
     for record in records:
         scores = record["zero_shot"]
-        columns = {name: (task["acc"], [task["acc_stderr"]]) for name, task in scores["tasks"].items()}
+        columns = {n: (task["acc"], [task["acc_stderr"]]) for n, task in scores["tasks"].items() if "acc" in task}
         for column, (accuracy, errors) in (columns | {"mean": (scores["average_acc"], [])}).items():
             cell = cells.setdefault((labels[record["name"]], column), Cell())
             cell.values.append(100 * accuracy)
@@ -169,7 +169,8 @@ def _accuracy_grid(model: str, pattern: str, records: list[Record]) -> Grid:
             cell.runs.append(record["name"])
     rows = sorted(dict.fromkeys(labels.values()), key=lambda row: cells[row, "mean"].mean)
     title = f"{model} at {pattern}, zero-shot accuracy in % (acc{limited})"
-    return Grid(title, rows, [*first["tasks"], "mean"], cells, lowest_wins=False)
+    names = [name for name, task in first["tasks"].items() if "acc" in task]
+    return Grid(title, rows, [*names, "mean"], cells, lowest_wins=False)
 
 
 def row_labels(records: list[Record]) -> dict[str, str]:

@@ -9,6 +9,7 @@ from rich.table import Table
 from elsa.record.record import Record
 
 _TEXT = ("model", "method")  # columns of words, aligned left
+_KNOWN = ("acc", "acc_norm", "n", "version", "num_fewshot", "data_sha256")  # of a task's score
 
 
 def columns(records: list[Record]) -> tuple[list[str], list[list[str]]]:
@@ -32,7 +33,8 @@ def columns(records: list[Record]) -> tuple[list[str], list[list[str]]]:
         if tasks:
             zero_shot = record.get("zero_shot")
             limited = " (limited)" if zero_shot and zero_shot["limit"] else ""
-            row.append(f"{zero_shot['average_acc']:.2%}{limited}" if zero_shot else "--")
+            average = zero_shot["average_acc"] if zero_shot else None
+            row.append("--" if average is None else f"{average:.2%}{limited}")
         row += [f"{tokens:,}", f"{record['seconds']['prune']:,.1f}", f"{record['peak_memory_bytes'] / 2**30:.2f} GiB"]
         rows.append([record["model"], *row] if several else row)
     return (["model", *headers] if several else headers), rows
@@ -59,10 +61,15 @@ def markdown_table(records: list[Record]) -> str:
 
 
 def print_zero_shot(records: list[Record]) -> None:
-    """Accuracy by task of every record that has it, with standard errors, and against the dense model where paired."""
+    """Accuracy by task of every record that has it, with standard errors, and against the dense model where paired.
+
+    Tasks with other metrics, such as perplexities, show these in a column of their own.
+    """
     scored = [record for record in records if "zero_shot" in record]
+    others = any(_other_metrics(score) for record in scored for score in record["zero_shot"]["tasks"].values())
     table = Table(title="zero-shot accuracy" + (", limited" if any(r["zero_shot"]["limit"] for r in scored) else ""))
-    for header in ("method", "task", "acc", "acc_norm", "n", "against dense", "answers lost, gained"):
+    headers = ["method", "task", "acc", "acc_norm", "n", "against dense", "answers lost, gained"]
+    for header in [*headers, *(["other metrics"] if others else [])]:
         table.add_column(header, justify="left" if header in ("method", "task") else "right")
     for record in scored:
         for name, score in record["zero_shot"]["tasks"].items():
@@ -70,9 +77,15 @@ def print_zero_shot(records: list[Record]) -> None:
             pair = record.get("zero_shot_against_dense", {}).get(name)
             change = f"{pair['difference']:+.3f} [{pair['low']:+.3f}, {pair['high']:+.3f}]" if pair else "--"
             flips = f"{pair['lost']}, {pair['gained']}" if pair else "--"
-            cells = [f"{score['acc']:.3f} ± {score['acc_stderr']:.3f}", norm, f"{score['n']}", change, flips]
+            accuracy = f"{score['acc']:.3f} ± {score['acc_stderr']:.3f}" if "acc" in score else "--"
+            cells = [accuracy, norm, f"{score['n']}", change, flips, *([_other_metrics(score)] if others else [])]
             table.add_row(record.get("method", ""), name, *cells)
     Console(width=None if sys.stdout.isatty() else 140).print(table)
+
+
+def _other_metrics(score: dict[str, Any]) -> str:
+    named = (item for item in score.items() if item[0] not in _KNOWN and not item[0].endswith("_stderr"))
+    return ", ".join(f"{name} {value:.4g}" for name, value in named if isinstance(value, (int, float)))
 
 
 def score_tables(record: Record) -> dict[str, list[list[Any]]]:
