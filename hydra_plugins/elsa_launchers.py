@@ -27,7 +27,12 @@ class CellSweeper(BasicSweeper):
     """Hydra's own, which composes every run once before the launcher does; here the first alone, as a sample."""
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
-        super().validate_batch_is_legal(batch[:1])
+        try:
+            super().validate_batch_is_legal(batch[:1])
+        except Exception:
+            assert self.config is not None, "it was set up"
+            _leave_nothing_of(Path(self.config.hydra.sweep.dir))
+            raise
         print(f"{len(batch)} runs to compose and check", flush=True)
 
 

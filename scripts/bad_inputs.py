@@ -101,7 +101,7 @@ def words() -> Iterator[Case]:
         "glob": "method=glob(z*)", "range": "sparsity.ratio=range(2,4)", "key": "nope=1,2",
     }  # fmt: skip
     for name, argument in sweeps.items():
-        yield Case(f"sweep {name}", ["-m", "seed=0,1", *QUICK, argument], lines=4)
+        yield Case(f"sweep {name}", ["-m", "seed=0,1", *QUICK, argument], lines=6)
     commands = {
         "evaluate": ["evaluate"], "evaluate nothing": ["evaluate", "checkpoint=nope"], "report nothing": ["report"],
         "report no folder": ["report", "records=[nope]"], "reproduce": ["reproduce"], "reproduce nothing": ["reproduce", "record=nope"],

@@ -8,7 +8,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from elsa.config.choices import CONF, file_of
+from elsa.config.choices import CONF, file_of, groups
 from elsa.errors import UserError, did_you_mean
 from elsa.files import content_hash
 from elsa.method.registry import check_registered
@@ -48,7 +48,7 @@ def one_line(error: Exception, arguments: Iterable[str]) -> str:
     if isinstance(cause, ConfigKeyError | ConfigAttributeError) and node is not None:
         known = [str(key) for key in node if key != "_target_"]
         group = full_key.split(".")[0]
-        if any(argument.startswith(f"{group}=") and "," in argument for argument in arguments):
+        if group in groups() and any(argument.startswith(f"{group}=") and "," in argument for argument in arguments):
             return f"{full_key}: not a key of every {group}; in a sweep over {group} write ++{full_key}=..."
         line = f"{full_key}: no such key; {did_you_mean(str(cause.key), known)}"
         left_out = "_target_" in node and "did you mean" not in line
