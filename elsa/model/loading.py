@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from elsa import hub
-from elsa.errors import UserError, did_you_mean, require
+from elsa.errors import UserError, did_you_mean, require, require_name
 from elsa.files import known_hash, package_folder, write_folder_atomically
 
 _NEEDED = ["*.json", "*.safetensors", "*.model", "*.txt"]  # config, weights, tokenizer
@@ -45,6 +45,7 @@ class ModelSource(ABC):
     begin_with_bos: bool = False
 
     def __post_init__(self) -> None:
+        require_name("name", self.name)
         require(self.dtype in _DTYPES, "dtype", self.dtype, f"known: {', '.join(_DTYPES)}")
 
     @abstractmethod

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from elsa.record.record import Record
+from elsa.report.grid import in_markdown, in_words
 
 _TEXT = ("model", "method")  # columns of words, aligned left
 
@@ -28,7 +29,7 @@ def columns(records: list[Record]) -> tuple[list[str], list[list[str]]]:
         facts = record["facts"]
         tokens = facts.get("calibration_tokens", 0) + facts.get("training_tokens", 0)
         row = [record["method"], f"{record['sparsity']['counted']:.4%}"]
-        row += [f"{score['perplexity']:,.2f}" if score else "--" for score in scores]
+        row += [in_words(score["perplexity"], 2) if score else "--" for score in scores]
         if tasks:
             zero_shot = record.get("zero_shot")
             limited = " (limited)" if zero_shot and zero_shot["limit"] else ""
@@ -36,6 +37,11 @@ def columns(records: list[Record]) -> tuple[list[str], list[list[str]]]:
         row += [f"{tokens:,}", f"{record['seconds']['prune']:,.1f}", f"{record['peak_memory_bytes'] / 2**30:.2f} GiB"]
         rows.append([record["model"], *row] if several else row)
     return (["model", *headers] if several else headers), rows
+
+
+def console(width: int) -> Console:
+    """Prints names as they are: brackets in them are no markup. `width`: characters, where there is no terminal."""
+    return Console(width=None if sys.stdout.isatty() else width, markup=False, emoji=False)
 
 
 def print_tables(records: list[Record]) -> None:
@@ -46,7 +52,7 @@ def print_tables(records: list[Record]) -> None:
         table.add_column(header, justify="left" if header in _TEXT else "right")
     for row in rows:
         table.add_row(*row)
-    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    console(140).print(table)
     if any("zero_shot" in record for record in records):
         print_zero_shot(records)
 
@@ -55,7 +61,8 @@ def markdown_table(records: list[Record]) -> str:
     """The same table as Markdown."""
     headers, rows = columns(records)
     align = ["---" if header in _TEXT else "---:" for header in headers]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in [headers, align, *rows]) + "\n"
+    lines = [[in_markdown(cell) for cell in row] for row in (headers, *rows)]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [lines[0], align, *lines[1:]]) + "\n"
 
 
 def print_zero_shot(records: list[Record]) -> None:
@@ -72,7 +79,7 @@ def print_zero_shot(records: list[Record]) -> None:
             flips = f"{pair['lost']}, {pair['gained']}" if pair else "--"
             cells = [f"{score['acc']:.3f} ± {score['acc_stderr']:.3f}", norm, f"{score['n']}", change, flips]
             table.add_row(record.get("method", ""), name, *cells)
-    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    console(140).print(table)
 
 
 def score_tables(record: Record) -> dict[str, list[list[Any]]]:
