@@ -21,6 +21,7 @@ from elsa.files import remove, remove_leftovers, write_atomically
 
 _log = logging.getLogger(__name__)
 _FORMAT = 1
+_KEYS = {"step", "seconds", "fingerprint"}
 _DAMAGED = (OSError, RuntimeError, ValueError, LookupError, EOFError, UnpicklingError, zipfile.BadZipFile)
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
 
@@ -87,15 +88,15 @@ class RunCheckpoints:
 
     def _newest(self) -> tuple[Path, dict[str, Any]] | None:
         """The newest state that is whole, with its file; read once. Those that are not are named and passed over."""
-        if self._read is None:
-            for path in reversed(self._files()):
-                try:
-                    self._read = path, _state_in(path)
-                    break
-                except _DAMAGED as error:
-                    self._broken.append(path)
-                    reason = " ".join(str(error).split())[:200] or type(error).__name__
-                    _log.error("%s: no whole state (%s); passed over, %s", path, reason, self.kept())
+        while self._read is None and self._files():
+            path = self._files()[-1]
+            try:
+                self._read = path, _state_in(path)
+            except _DAMAGED as error:
+                self._broken.append(path)
+                reason = " ".join(str(error).split())[:200] or type(error).__name__
+                then = "an older one is tried" if self._files() else "there is no other, so training starts anew"
+                _log.error("%s: no whole state (%s); %s", path, reason, then)
         return self._read
 
     def due(self) -> bool:
@@ -115,7 +116,7 @@ class RunCheckpoints:
                 remove(old)
         except (OSError, RuntimeError, UserError) as error:  # torch reports a full disk as RuntimeError
             _log.error("%s could not be saved: %s", path, " ".join(str(error).split())[:200])
-        self._saved_at = time.monotonic()
+        self._saved_at, self._read = time.monotonic(), None
         received, self._received = self._received, None
         if received in _STOPPING:
             raise Stopped(
@@ -145,6 +146,6 @@ def _state_in(path: Path) -> dict[str, Any]:
     if damaged is not None:
         raise ValueError(f"{damaged} in it is damaged")
     state = torch.load(path, map_location="cpu", weights_only=True)
-    if not isinstance(state, dict) or state.get("format") != _FORMAT:
+    if not isinstance(state, dict) or state.get("format") != _FORMAT or not state.keys() >= _KEYS:
         raise ValueError(f"not of format {_FORMAT}")
     return state

@@ -172,6 +172,7 @@ class PackagedGguf(ModelSource):
     file: str
 
     def check(self) -> None:
+        require_name("version", self.version)
         missing = [name for name in (self.package, "gguf") if importlib.util.find_spec(name) is None]
         if missing:
             distribution = self.package.replace("_", "-")

@@ -171,4 +171,5 @@ def _check(shape: type[_Group], record: dict[str, Any], where: str) -> None:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         key = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{where}: no record: {key}: {first['msg'].removeprefix('Value error, ').lower()}") from error
+        said = " ".join(f"{key}: {first['msg'].removeprefix('Value error, ').lower()}".split())
+        raise UserError(f"{where}: no record: {said[:_LONGEST]}") from error

@@ -73,7 +73,7 @@ def print_zero_shot(records: list[Record]) -> None:
         table.add_column(header, justify="left" if header in ("method", "task") else "right")
     for record in scored:
         for name, score in record["zero_shot"]["tasks"].items():
-            norm = f"{score['acc_norm']:.3f} ± {score['acc_norm_stderr']:.3f}" if "acc_norm" in score else "--"
+            norm = f"{score['acc_norm']:.3f} ± {score['acc_norm_stderr']:.3f}" if "acc_norm_stderr" in score else "--"
             pair = record.get("zero_shot_against_dense", {}).get(name)
             change = f"{pair['difference']:+.3f} [{pair['low']:+.3f}, {pair['high']:+.3f}]" if pair else "--"
             flips = f"{pair['lost']}, {pair['gained']}" if pair else "--"

@@ -121,7 +121,7 @@ def test_a_process_that_dies_while_it_writes_leaves_the_state_before(tmp_path, w
     def dying(state, path):
         if state["step"] == 4:
             path.write_bytes(b"half a file")
-            path.replace(path.with_name(".left-behind.pt"))  # as SIGKILL leaves it: nothing cleans up
+            path.replace(path.with_name(".left.part-behind.pt"))  # as SIGKILL leaves it: nothing cleans up
             raise PowerLoss
         save(state, path)
 
