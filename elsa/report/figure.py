@@ -96,6 +96,8 @@ def grid_figure(grid: Grid, path: Path) -> None:
     for row in grid.rows:
         there = [pattern for pattern in grid.columns if (row, pattern) in grid.cells]
         there = [pattern for pattern in there if _has_place(grid.cells[row, pattern].mean)]
+        if not there:
+            continue
         cells = [grid.cells[row, pattern] for pattern in there]
         style = "--" if not cells[0].runs else "-"
         places = [grid.columns.index(pattern) for pattern in there]
@@ -217,7 +219,8 @@ def convergence_figure(curves: dict[str, list[tuple[str, list[dict[str, float]]]
 
 def _legend(figure: Figure) -> None:
     """Beside the panels, where it covers nothing."""
-    figure.legend(loc="outside right upper", fontsize=8)
+    if any(axis.get_legend_handles_labels()[1] for axis in figure.axes):
+        figure.legend(loc="outside right upper", fontsize=8)
 
 
 def _log_perplexity(axis: Axes, label: str) -> None:
