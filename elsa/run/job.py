@@ -171,10 +171,12 @@ class _Job:
         return record
 
     def _kept(self, record: Record | None) -> Record | None:
-        """What was pruned before: in the record of the run, or in `pruned.json`. Raises no error for a broken one."""
+        """What was pruned before, in the record of the run or in `pruned.json`; None, and said, if that is broken."""
         try:
             pruned = read_pruned(self._folder) if record is None else record
         except UserError as error:
+            if not (self._folder / "pruned.json").is_file():  # it could not be written either
+                raise
             _log.error("%s; pruning again", error)
             return None
         hashes = {} if pruned is None else pruned.get("weights_sha256", {})
