@@ -33,13 +33,15 @@ _log = logging.getLogger(__name__)
 class WindowReader:
     """Cuts windows with one tokenizer, and keeps them in `cache`. `begin_with_bos`: as Gemma needs it.
 
-    `vocabulary`: how many token ids the model knows; a window with another one is refused. None: not known.
+    `vocabulary` and `positions`: how many token ids the model knows and how long a window it takes; others are refused.
+    None: not known.
     """
 
     tokenizer: PreTrainedTokenizerFast | None
     cache: Path
     begin_with_bos: bool = False
     vocabulary: int | None = None
+    positions: int | None = None
 
     def __post_init__(self) -> None:
         has_bos = self.tokenizer is None or self.tokenizer.bos_token_id is not None
@@ -56,7 +58,7 @@ class WindowReader:
         Returns int32 `windows_NL`. Raises `UserError` if the text is missing or shorter than a window, or has tokens
         that the model does not know.
         """
-        return self._known(source.windows(self._cached, "train", count, seed), "train")
+        return self._fitting(source.windows(self._cached, "train", count, seed), "train")
 
     def evaluation(
         self, source: Source, split: str, count: int | None, draw: str = "even", draw_seed: int = 0
@@ -68,9 +70,12 @@ class WindowReader:
         taken = source.windows(self._cached, split, count if draw == "first" else None, None)
         if count is not None and count < len(taken):
             taken = taken[spread(len(taken), count, draw_seed)]
-        return self._known(taken, split)
+        return self._fitting(taken, split)
 
-    def _known(self, windows_NL: torch.Tensor, split: str) -> torch.Tensor:
+    def _fitting(self, windows_NL: torch.Tensor, split: str) -> torch.Tensor:
+        length = windows_NL.shape[1]
+        takes = f"the model takes windows up to {self.positions} tokens (the {split} split)"
+        require(self.positions is None or length <= self.positions, "data.sequence_length", length, takes)
         low, high = int(windows_NL.min()), int(windows_NL.max())
         if low < 0 or (self.vocabulary is not None and high >= self.vocabulary):
             word = "" if self.tokenizer is None or low < 0 else f" ({self.tokenizer.convert_ids_to_tokens(high)!r})"

@@ -26,7 +26,7 @@ from elsa.evaluation.base import Subject, paired, summary_of
 from elsa.files import file_hash, flattened, read_json, write_json
 from elsa.method.base import Task
 from elsa.method.dense import Dense
-from elsa.model.loading import ModelSource, Pretrained
+from elsa.model.loading import ModelSource, Pretrained, limits
 from elsa.model.weights import Coverage, prunable_weights
 from elsa.record.environment import environment
 from elsa.record.key import Key
@@ -151,7 +151,9 @@ class _Job:
         pruned = read_json(self._folder / "pruned.json") if record is None else record
         with self._timed("load"):
             model, tokenizer = self._source(pruned).load(cache, self._device)
-            reader = WindowReader(tokenizer=tokenizer, cache=cache, begin_with_bos=run.model.begin_with_bos)
+            reader = WindowReader(
+                tokenizer=tokenizer, cache=cache, begin_with_bos=run.model.begin_with_bos, **limits(model)
+            )
             prepared = run.eval.prepare(reader)
         tracker = self._track(None if pruned is not None else self._checkpoints.step())
         outcome = Outcome()
