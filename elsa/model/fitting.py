@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, logging
 
 from elsa import hub
 from elsa.errors import UserError
@@ -63,7 +63,7 @@ def skeleton_of(name: str, config: PretrainedConfig, folder: Path) -> PreTrained
 
     Only the files' headers are read.
     """
-    with explained(name, folder):
+    with explained(name, folder), _without_bar():
         headers = _headers(weight_files(folder))
         kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
         loaded = kind.from_pretrained(
@@ -124,6 +124,18 @@ def explained(name: str, folder: Path | None) -> Iterator[None]:
         reason = " ".join(str(error).split())[:300]
         said = reason if known else f"{type(error).__name__}: {reason}"
         raise UserError(f"model={name}: cannot be loaded{hint}: {said}") from error
+
+
+@contextmanager
+def _without_bar() -> Iterator[None]:
+    """Without transformers' bar: headers are read in no time."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _headers(files: list[Path]) -> dict[str, torch.Tensor]:
