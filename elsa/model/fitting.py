@@ -17,7 +17,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, 
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, logging
 
 from elsa import hub
-from elsa.errors import UserError
+from elsa.errors import UserError, under
 
 WRAPPERS = {r"_orig_mod\.": "", r"^module\.": ""}  # names under torch.compile and DistributedDataParallel
 _COMPUTED = (".inv_freq", ".masked_bias", ".attn.bias")  # buffers that older checkpoints hold and no model reads
@@ -64,7 +64,8 @@ def skeleton_of(name: str, config: PretrainedConfig, folder: Path) -> PreTrained
     Only the files' headers are read.
     """
     with explained(name, folder), _without_bar():
-        headers = _headers(weight_files(folder))
+        with under("model"):
+            headers = _headers(weight_files(folder))
         kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
         loaded = kind.from_pretrained(
             None, config=config, state_dict=headers, device_map="meta", key_mapping=WRAPPERS,
