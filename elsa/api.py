@@ -26,7 +26,7 @@ from elsa.data.windows import WindowReader
 from elsa.errors import UserError, require
 from elsa.files import file_name
 from elsa.method.base import Method, Task
-from elsa.model.loading import Pretrained
+from elsa.model.loading import Pretrained, limits
 from elsa.model.weights import prunable_weights
 from elsa.record.record import Record
 from elsa.run.evaluate import score
@@ -35,6 +35,7 @@ from elsa.sparsity.pattern import Pattern
 from elsa.train.budget import Training
 from elsa.train.precision import Precision
 
+_LENGTH = 256  # tokens of a window of the text that is taken where none is named
 _HELD_OUT = 0.1  # of own text without splits, for validation and for test each
 
 
@@ -136,8 +137,9 @@ def prune_model(
     """Prune an nn.Module in place, without files; facts about how it went.
 
     `text`: token windows [N, L] of any integer type, of which the method takes the first that it needs; or a tokenizer,
-    with which windows are cut from `data` (by default 256 tokens of the Python standard library's sources). `sparsity`:
-    the fraction of zeros, "keep:group", or a `Pattern`. `training`, `penalty`, `precision`: of a method that trains.
+    with which windows are cut from `data` (by default the Python standard library's sources, at most 256 tokens a
+    window). `sparsity`: the fraction of zeros, "keep:group", or a `Pattern`. `training`, `penalty`, `precision`: of a
+    method that trains.
 
     Raises `UserError` for what cannot run.
     """
@@ -152,8 +154,10 @@ def prune_model(
             enough = len(text) >= count
             require(enough, "text", f"{len(text)} windows", f"{type(method).__name__} needs {count}")
             return text[:count].int()
-        reader = WindowReader(tokenizer=text, cache=_cache())
-        return reader.training(data or Stdlib(sequence_length=256), count, seed)
+        found = limits(model)
+        reader = WindowReader(tokenizer=text, cache=_cache(), **found)
+        longest = found["positions"] or _LENGTH
+        return reader.training(data or Stdlib(sequence_length=min(_LENGTH, longest)), count, seed)
 
     task = Task(
         pattern=pattern, training=training, penalty=penalty or Auto(), precision=precision or Precision(),

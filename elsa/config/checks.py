@@ -14,10 +14,11 @@ from torch import nn
 from elsa import hub
 from elsa.config.commands import Paths
 from elsa.config.prune import EvaluateConfig, PruneConfig, resolved_device
+from elsa.data.windows import WindowReader
 from elsa.errors import UserError, require, under
 from elsa.files import check_writable, read_json
 from elsa.layerwise.activations import PLACES
-from elsa.model.loading import max_positions
+from elsa.model.loading import limits
 from elsa.model.weights import Coverage, coverage, prunable_weights
 
 _GIB = 2**30
@@ -25,11 +26,15 @@ T = TypeVar("T")
 
 
 class Check(NamedTuple):
-    """`look`: what it finds, in words. Raises `UserError` if that does not do. `here`: it is of this machine alone."""
+    """`look`: what it finds, in words. Raises `UserError` if that does not do.
+
+    `here`: it is of this machine alone. `slow`: it reads all of the text, for which a sweep has no time.
+    """
 
     name: str
     look: Callable[[], str]
     here: bool = False
+    slow: bool = False
 
 
 class Answers:
@@ -71,17 +76,19 @@ def prune_checks(run: PruneConfig, answers: Answers | None = None) -> list[Check
         once("tracker", lambda: run.tracker.describe(), run.tracker),
         once("disk", lambda: _disk(Path(run.paths.outputs)), run.paths),
         once("mirror", lambda: _mirror(run.paths.mirror), run.paths),
+        Check("text", lambda: _text(run, known), slow=True),
     ]
 
 
-def check_prune(run: PruneConfig, answers: Answers | None = None, *, here: bool = True) -> Coverage:
+def check_prune(run: PruneConfig, answers: Answers | None = None, *, here: bool = True, slow: bool = True) -> Coverage:
     """Raise `UserError` for what can be known before weights are loaded; return what will be pruned.
 
     `answers`: what the checks of other runs have found just before. `here`: whether it will run on this machine.
+    `slow`: whether to read the text too.
     """
     known = answers or Answers()
     for check in prune_checks(run, known):
-        if here or not check.here:
+        if (here or not check.here) and (slow or not check.slow):
             check.look()
     return known.of("coverage", lambda: coverage(_skeleton(run, known)), run.model, run.paths)
 
@@ -127,10 +134,22 @@ def _data(run: PruneConfig, answers: Answers) -> str:
         return "not needed"
     with under("data"):
         answers.of("train split", lambda: run.data.check("train"), run.data, run.paths)
-    longest, length = max_positions(_skeleton(run, answers)), run.data.length
+    longest, length = limits(_skeleton(run, answers))["positions"], run.data.length
     fits = longest is None or length is None or length <= longest
     require(fits, "data.sequence_length", length, f"model={run.model.name} takes windows up to {longest} tokens")
     return f"{type(run.data).__name__.lower()}, train split"
+
+
+def _text(run: PruneConfig, answers: Answers) -> str:
+    """Cut all windows that the run will look at; they are kept for it."""
+    cache, skeleton = Path(run.paths.cache), _skeleton(run, answers)
+    tokenizer = answers.of("tokenizer", lambda: run.model.tokenizer(cache), run.model, run.paths)
+    reader = WindowReader(tokenizer=tokenizer, cache=cache, begin_with_bos=run.model.begin_with_bos, **limits(skeleton))
+    run.eval.prepare(reader)
+    drawn = sorted(run.method.draws(run.training))
+    for count in drawn:
+        reader.training(run.data, count, run.seed)
+    return f"{len(tokenizer):,} tokens known, {sum(drawn):,} windows to train on"
 
 
 def _evaluation(run: PruneConfig) -> str:

@@ -5,7 +5,6 @@ enters cache keys and records, so it holds whatever decides the text: a content 
 """
 
 import hashlib
-import json
 import sysconfig
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -17,10 +16,11 @@ from typing import Any
 import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from elsa import hub
-from elsa.errors import UserError, require
+from elsa.data.formats import files_of, format_of, read_documents
+from elsa.errors import UserError, require, under
 from elsa.files import known_hash
 
 SPLITS = ("train", "validation", "test")
@@ -96,12 +96,13 @@ class Stdlib(TextSource):
 
 @dataclass(frozen=True, kw_only=True)
 class Text(TextSource):
-    """Local files: plain text (a file is a document) or `.jsonl` with a `text` field (a line is a document).
+    """Local files: plain text (a file is a document), or JSON lines, JSON, CSV, Parquet (a row is one: its `column`).
 
-    `train`, `validation` and `test` are a file, a folder or a list of either. `join` glues the documents of a file
-    list into one with this separator ("\\n\\n" is the usual way with WikiText); null keeps them apart. `held_out`: the
-    share of train that is kept back for each of validation and test, as far as these are not named: of the documents
-    where there are a hundred, else of the text at its end.
+    All but Parquet may be compressed (.gz, .bz2, .zst, .lz4). `train`, `validation` and `test` are a file, a folder or
+    a list of either; of a folder, what is hidden or no text is left aside. `join` glues the documents of a file list
+    into one with this separator ("\\n\\n" is the usual way with WikiText); null keeps them apart. `held_out`: the share
+    of train that is kept back for each of validation and test, as far as these are not named: of the documents where
+    there are a hundred, else of the text at its end.
     """
 
     train: list[str] = field(default_factory=list)
@@ -109,6 +110,7 @@ class Text(TextSource):
     test: list[str] = field(default_factory=list)
     join: str | None = None
     held_out: float = 0.0
+    column: str = "text"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -121,16 +123,18 @@ class Text(TextSource):
             require(Path(name).exists(), split, name, "no such file or folder")
 
     def documents(self, split: str) -> list[str]:
-        texts = [text for path in self._paths(split) for text in _read(path)]
+        texts = [text for name in self._names(split) for text in read_documents(name, self.column)]
         return _joined(self._part(texts, split) if split in self._parts else texts, self.join)
 
     def identity(self, split: str, cache: Path) -> dict[str, Any]:
-        content = [[path.suffix, known_hash(path, cache)] for path in self._paths(split)]
+        paths = [path for name in self._names(split) for path in files_of(name)]
+        content = [["".join(format_of(path)), known_hash(path, cache)] for path in paths]
         part = [self.held_out, list(self._parts)] if split in self._parts else []
-        return {"source": "text", "split": split, "files": content, "join": self.join, "part": part}
+        column = {} if self.column == "text" else {"column": self.column}
+        return {"source": "text", "split": split, "files": content, "join": self.join, "part": part} | column
 
-    def _paths(self, split: str) -> list[Path]:
-        return [path for name in getattr(self, split) or self.train for path in _files(Path(name))]
+    def _names(self, split: str) -> list[str]:
+        return getattr(self, split) or self.train
 
     @property
     def _parts(self) -> dict[str, tuple[float, float]]:
@@ -215,26 +219,41 @@ class Tokens(Source):
     def length(self) -> int | None:
         if not Path(self.path).is_file():
             return None
-        with safe_open(self.path, "pt") as file:
-            lengths: list[int] = [file.get_slice(key).get_shape()[-1] for key in file.keys()]  # noqa: SIM118 (no dict)
-            return min(lengths)
+        shapes = self._shapes().values()
+        return min((shape[-1] for shape in shapes if shape), default=None)
 
     def check(self, split: str) -> None:
         require(Path(self.path).is_file(), "path", self.path, "no such file; a safetensors file of token ids is wanted")
+        shapes, key = self._shapes(), getattr(self, split)
+        require(key in shapes, split, key, f"{self.path} holds {', '.join(sorted(shapes)) or 'nothing'}")
+        shape = shapes[key]
+        fits = len(shape) == 2 and shape[0] >= 1 and shape[1] >= 2
+        require(fits, split, key, f"its shape is {shape}; [windows, length] with a length of 2 or more is wanted")
+
+    def _shapes(self) -> dict[str, list[int]]:
+        """Of every tensor in the file."""
+        try:
+            with safe_open(self.path, "pt") as file:
+                return {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118 (no dict)
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"path={self.path}: no whole safetensors file ({error})") from error
 
     def identity(self, split: str, cache: Path) -> dict[str, Any]:
         content = known_hash(Path(self.path), cache)
         return {"source": "tokens", "split": split, "key": getattr(self, split), "sha256": content}
 
     def windows(self, cut: Cut, split: str, count: int | None, seed: int | None) -> torch.Tensor:
+        with under("data"):
+            self.check(split)
         key = getattr(self, split)
         with safe_open(self.path, "pt") as file:
-            if key not in file.keys():  # noqa: SIM118 (a safetensors file is no dict)
-                raise UserError(f"data.{split}={key}: {self.path} holds {', '.join(sorted(file.keys()))}")
-            stored: torch.Tensor = file.get_tensor(key).int()
+            stored: torch.Tensor = file.get_tensor(key)
+        whole = not stored.is_floating_point() and not stored.is_complex() and stored.dtype != torch.bool
+        require(whole, f"data.{split}", key, f"it is {stored.dtype}; integer token ids are wanted")
+        require(int(stored.min()) >= 0 and int(stored.max()) < 2**31, f"data.{split}", key, "token ids are from 0 up")
         if seed is not None and count is not None and count > len(stored):
             raise UserError(f"data.path={self.path}: {key} holds {len(stored)} windows, this run needs {count}")
-        return stored[:count]
+        return stored[:count].int()
 
 
 @cache
@@ -261,19 +280,3 @@ def text_hash(texts: list[str]) -> str:
 
 def _joined(texts: list[str], separator: str | None) -> list[str]:
     return texts if separator is None else [separator.join(texts)]
-
-
-def _files(path: Path) -> list[Path]:
-    return sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-
-
-def _read(path: Path) -> list[str]:
-    if path.suffix != ".jsonl":
-        return [path.read_text(encoding="utf-8", errors="replace")]
-    texts = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").rstrip("\n").split("\n"), 1):
-        try:
-            texts.append(json.loads(line)["text"])
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise UserError(f"{path}:{number}: not a JSON object with a `text` field") from error
-    return texts

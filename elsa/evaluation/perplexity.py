@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from elsa.data.sources import SPLITS, Source
-from elsa.data.windows import WindowReader, windows_hash
+from elsa.data.windows import DRAWS, WindowReader, windows_hash
 from elsa.errors import UserError, require, require_name, under
 from elsa.evaluation.base import Evaluation, Subject
 from elsa.track.progress import progress
@@ -28,6 +28,8 @@ _LARGEST_EXPONENT = math.log(sys.float_info.max)
 class Perplexity(Evaluation):
     """exp of the mean next-token loss over `windows` non-overlapping windows of each of the named `sets`.
 
+    `draw`: "even" spreads the windows over the whole split, one drawn by `draw_seed` from each of as many equal parts;
+    "first" takes the first ones, as published numbers on C4 do.
     `formula`: "standard" divides by the scored targets, L − 1 a window (as Wanda and SparseGPT report it); "official"
     divides by L, as the Elsa reference code does, which reads slightly lower. `autocast`: "none" computes in the
     weights' dtype.
@@ -36,6 +38,8 @@ class Perplexity(Evaluation):
     sets: dict[str, Source]
     split: str = "test"
     windows: int | None = 128
+    draw: str = "even"
+    draw_seed: int = 0
     formula: str = "standard"
     autocast: str = "none"
 
@@ -45,6 +49,8 @@ class Perplexity(Evaluation):
             require_name("sets", name)
         require(self.split in SPLITS, "split", self.split, f"known: {', '.join(SPLITS)}")
         require(self.windows is None or self.windows >= 1, "windows", self.windows, "at least 1, or null for all")
+        require(self.draw in DRAWS, "draw", self.draw, f"known: {', '.join(DRAWS)}")
+        require(self.draw_seed >= 0, "draw_seed", self.draw_seed, "0 or more")
         require(self.formula in ("standard", "official"), "formula", self.formula, "known: standard, official")
         require(self.autocast in ("bfloat16", "none"), "autocast", self.autocast, "known: bfloat16, none")
 
@@ -55,6 +61,7 @@ class Perplexity(Evaluation):
 
     def identity(self, cache: Path) -> dict[str, Any]:
         protocol = {"split": self.split, "windows": self.windows, "formula": self.formula, "autocast": self.autocast}
+        protocol |= self._drawn
         sets = {n: each.identity(self.split, cache) | {"length": each.length} for n, each in self.sets.items()}
         return {"perplexity": protocol | {"sets": sets}}
 
@@ -63,7 +70,17 @@ class Perplexity(Evaluation):
 
     def prepare(self, reader: WindowReader) -> dict[str, torch.Tensor]:
         """The windows of every set."""
-        return {name: reader.evaluation(source, self.split, self.windows) for name, source in self.sets.items()}
+        return {
+            name: reader.evaluation(source, self.split, self.windows, **self._drawn)
+            for name, source in self.sets.items()
+        }
+
+    @property
+    def _drawn(self) -> dict[str, Any]:
+        """How windows were chosen, where they were: all of a split are the same in every way."""
+        if self.windows is None:
+            return {}
+        return {"draw": self.draw} | ({"draw_seed": self.draw_seed} if self.draw == "even" else {})
 
     def evaluate(self, subject: Subject, prepared: dict[str, torch.Tensor]) -> dict[str, dict[str, Any]]:
         results = {}
@@ -80,7 +97,7 @@ class Perplexity(Evaluation):
             results[name] = {
                 "perplexity": _exp(loss), "loss": loss, "windows": count, "length": length,
                 "targets": count * (length - 1), "split": self.split, "formula": self.formula,
-                "autocast": self.autocast, "data_sha256": windows_hash(windows),
+                "autocast": self.autocast, "data_sha256": windows_hash(windows), **self._drawn,
             }  # fmt: skip
         return {"perplexity": results}
 

@@ -69,6 +69,10 @@ class Method(ABC):
     def check(self, training: Training) -> None:  # noqa: B027 (most methods have nothing to check)
         """Raise `UserError` if the method cannot run with this training."""
 
+    def draws(self, training: Training) -> set[int]:
+        """How many windows of text it asks for, each time that it does: they can be cut before anything is loaded."""
+        return {training.distinct} if self.trains else set()
+
     @abstractmethod
     def apply(self, model: nn.Module, task: Task) -> dict[str, Any]:
         """Change `model` in place; return facts for the record."""

@@ -84,6 +84,9 @@ class ElsaPlus(Elsa):
             fits, "interval", self.interval, f"at most the {before} steps before polish_fraction={self.polish_fraction}"
         )
 
+    def draws(self, training: Training) -> set[int]:
+        return super().draws(training) | (set() if self.start is None else self.start.draws(training))
+
     @torch.no_grad()
     def _start(self, model: nn.Module, weights: Weights, task: Task) -> tuple[dict[str, Any], Supports]:
         """Run `start`; its facts and supports. The model keeps its dense weights unless `start_weights`."""

@@ -8,6 +8,7 @@ from torch import nn
 from elsa.method.base import Method, Task
 from elsa.method.dense import Dense
 from elsa.model.weights import prunable_weights
+from elsa.train.budget import Training
 from elsa.train.constraint import Constraint, FixedSupport, NoConstraint
 from elsa.train.optimizer import Optimizer
 from elsa.train.train import teacher_of, train
@@ -38,6 +39,9 @@ class FineTuned(Method):
     @property
     def label(self) -> str:
         return f"{self.start.label}+{super().label}"
+
+    def draws(self, training: Training) -> set[int]:
+        return super().draws(training) | self.start.draws(training)
 
     def apply(self, model: nn.Module, task: Task) -> dict[str, Any]:
         teacher = teacher_of(model, task)  # before the start method changes it

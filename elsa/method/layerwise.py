@@ -14,6 +14,7 @@ from elsa.model.weights import weights_by_block
 from elsa.sparsity.allocation import patterns_of
 from elsa.sparsity.pattern import Pattern
 from elsa.sparsity.projection import saliency
+from elsa.train.budget import Training
 from elsa.train.loss import squared_gradients
 
 
@@ -25,6 +26,9 @@ class BlockwiseMethod(BlockPruner, Method):
 
     def __post_init__(self) -> None:
         require(self.calibration_windows >= 1, "calibration_windows", self.calibration_windows, "at least 1")
+
+    def draws(self, training: Training) -> set[int]:
+        return {self.calibration_windows}
 
     def apply(self, model: nn.Module, task: Task) -> dict[str, Any]:
         windows = task.windows(self.calibration_windows)

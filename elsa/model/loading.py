@@ -7,11 +7,9 @@ A source knows three things: `identity` (what decides the weights, as JSON), `ch
 import importlib.util
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypedDict, cast
 
 import torch
 from huggingface_hub import snapshot_download
@@ -28,11 +26,19 @@ from transformers import (
 from elsa import hub
 from elsa.errors import UserError, did_you_mean, require, require_name
 from elsa.files import known_hash, package_folder, write_folder_atomically
+from elsa.model.fitting import (
+    WRAPPERS,
+    check_kind,
+    empty_skeleton,
+    explained,
+    refuse_not_finite,
+    refuse_what_does_not_fit,
+    skeleton_of,
+    weight_files,
+)
 
 _NEEDED = ["*.json", "*.safetensors", "*.model", "*.txt"]  # config, weights, tokenizer
 _log = logging.getLogger(__name__)
-_WRAPPERS = {r"_orig_mod\.": "", r"^module\.": ""}  # names under torch.compile and DistributedDataParallel
-_COMPUTED = (".inv_freq", ".masked_bias", ".attn.bias")  # buffers that older checkpoints hold and no model reads
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -69,15 +75,29 @@ class ModelSource(ABC):
 
     def structure(self, cache: Path) -> PretrainedConfig:
         """The model's config: its layers and their sizes."""
-        with _explained(self.name):
-            config: PretrainedConfig = AutoConfig.from_pretrained(**self.location(cache), trust_remote_code=False)
-            return config
+        where = self.location(cache)
+        with explained(self.name, _folder(where)):
+            config: PretrainedConfig = AutoConfig.from_pretrained(**where, trust_remote_code=False)
+        check_kind(self.name, config)
+        return config
 
     def skeleton(self, cache: Path) -> PreTrainedModel:
-        """The model without memory for its weights (meta device), to look at its structure."""
-        with torch.device("meta"):
-            model: PreTrainedModel = AutoModelForCausalLM.from_config(self.structure(cache))
-            return model
+        """The model without memory for its weights (meta device), to look at its structure.
+
+        Where its files are in a folder, they are held against it: `UserError` if they do not fit.
+        """
+        config, folder = self.structure(cache), _folder(self.location(cache))
+        return empty_skeleton(self.name, config) if folder is None else skeleton_of(self.name, config, folder)
+
+    def tokenizer(self, cache: Path) -> PreTrainedTokenizerFast:
+        """The model's tokenizer. Raises `UserError` if it has none that can be read."""
+        where = self.location(cache)
+        with explained(self.name, _folder(where)):
+            tokenizer = AutoTokenizer.from_pretrained(**where, use_fast=True, trust_remote_code=False)
+        if not isinstance(tokenizer, PreTrainedTokenizerFast):
+            kind = type(tokenizer).__name__
+            raise UserError(f"model={self.name}: its tokenizer ({kind}) has no tokenizer.json; elsa needs a fast one")
+        return tokenizer
 
     def load(self, cache: Path, device: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
         """The model in evaluation mode on `device`, and its tokenizer.
@@ -85,18 +105,18 @@ class ModelSource(ABC):
         Every weight comes from the files and every tensor of the files goes into the model: `UserError` otherwise, and
         where a weight is NaN or infinite. Prefixes that wrappers put before the names are taken off.
         """
+        self.structure(cache)
         where = self.location(cache)
-        with _explained(self.name):
+        with explained(self.name, _folder(where)):
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 **where, dtype=_DTYPES[self.dtype], use_safetensors=True, trust_remote_code=False,
-                key_mapping=_WRAPPERS, output_loading_info=True,
+                key_mapping=WRAPPERS, output_loading_info=True, ignore_mismatched_sizes=True,
             )  # fmt: skip
-            tokenizer = AutoTokenizer.from_pretrained(**where, use_fast=True, trust_remote_code=False)
         model, found = cast(tuple[PreTrainedModel, dict[str, Any]], loaded)
-        _refuse_what_does_not_fit(self.name, model, found)
-        _refuse_not_finite(self.name, model)
+        refuse_what_does_not_fit(self.name, model, found)
+        refuse_not_finite(self.name, model)
         moved = model.to(device)  # type: ignore[arg-type]  # wrapped without its own `self`
-        return moved.eval(), cast(PreTrainedTokenizerFast, tokenizer)
+        return moved.eval(), self.tokenizer(cache)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,8 +132,7 @@ class Pretrained(ModelSource):
 
     def check(self) -> None:
         if Path(self.path).is_dir():
-            found = list(Path(self.path).glob("*.safetensors"))
-            require(bool(found), "path", self.path, "the folder holds no safetensors file")
+            weight_files(Path(self.path))
             return
         looks_local = self.path.startswith((".", "/", "~")) or self.path.count("/") != 1
         require(not looks_local, "path", self.path, "no such folder; a hub id has the form organisation/name")
@@ -208,47 +227,27 @@ def _content(folder: Path, cache: Path) -> dict[str, Any]:
     return {"files": {path.name: known_hash(path, cache) for path in files}}
 
 
-def _refuse_what_does_not_fit(name: str, model: PreTrainedModel, found: dict[str, Any]) -> None:
-    """The loader draws a tensor that is missing at random, and drops one that is left over, without a word."""
-    missing = sorted(map(str, found["missing_keys"]))
-    left = sorted(str(key) for key in found["unexpected_keys"] if not str(key).endswith(_COMPUTED))
-    if not missing and not left:
-        return
-    said = [f"{len(missing)} of its weights are not in its files ({_few(missing)})"] if missing else []
-    said += [f"{len(left)} tensors of its files are not in the model ({_few(left)})"] if left else []
-    kind = type(model).__name__
-    raise UserError(f"model={name}: {', and '.join(said)}; config.json and files do not fit each other as a {kind}")
-
-
-def _refuse_not_finite(name: str, model: nn.Module) -> None:
-    broken = [key for key, each in model.named_parameters() if not bool(each.isfinite().all())]
-    if broken:
-        raise UserError(f"model={name}: NaN or infinity in {len(broken)} of its weights ({_few(broken)})")
-
-
-def _few(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+def _folder(where: dict[str, Any]) -> Path | None:
+    """Where the model's files are; None if the hub has them."""
+    path = Path(where["pretrained_model_name_or_path"])
+    return path if path.is_dir() else None
 
 
 def _without_quantisation(config: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key != "quantization_config"}
 
 
-@contextmanager
-def _explained(name: str) -> Iterator[None]:
-    """Turn a loader's failure to find or read files into one line."""
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
-        reason = " ".join(str(error).split())[:300]
-        offline = (
-            "" if hub.reachable() else " (the hub cannot be reached: give a local folder, or run once with network)"
-        )
-        raise UserError(f"model={name}: cannot be loaded{offline}: {reason}") from error
+class Limits(TypedDict):
+    """`vocabulary`: how many token ids a model knows. `positions`: the longest window that it was built for."""
+
+    vocabulary: int | None
+    positions: int | None
 
 
-def max_positions(model: nn.Module) -> int | None:
-    """Longest window that the model was built for, in tokens; None where its config does not say."""
-    return getattr(model.config, "max_position_embeddings", None)
+def limits(model: nn.Module) -> Limits:
+    """Of a model; None where neither it nor its config says."""
+    if not isinstance(model, PreTrainedModel):
+        return {"vocabulary": None, "positions": None}
+    embedding = cast(nn.Embedding, model.get_input_embeddings())
+    config = model.config.get_text_config(decoder=True)
+    return {"vocabulary": embedding.weight.shape[0], "positions": getattr(config, "max_position_embeddings", None)}

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from elsa.errors import UserError
@@ -62,8 +63,8 @@ class PrunableWeight:
 
 
 def decoder_blocks(model: nn.Module) -> nn.ModuleList:
-    """The list of decoder blocks. Raises `UserError` if the model has none."""
-    outermost = _outermost_lists(model)
+    """The list of decoder blocks, in a wrapper of several models those of the text. `UserError` if there is none."""
+    outermost = _outermost_lists(_decoder(model))
     if not outermost:
         raise UserError("model: it has no list of decoder blocks (no ModuleList), so there is nothing to prune")
     return max(outermost, key=lambda blocks: sum(p.numel() for p in blocks.parameters()))
@@ -124,6 +125,11 @@ def coverage(model: nn.Module) -> Coverage:
         total=sum(p.numel() for p in matrices.values()),
         unreached=[name for name, p in matrices.items() if id(p) not in reached],
     )
+
+
+def _decoder(model: nn.Module) -> nn.Module:
+    found = model.get_decoder() if isinstance(model, PreTrainedModel) else None
+    return model if found is None else found
 
 
 def _outermost_lists(module: nn.Module) -> list[nn.ModuleList]:

@@ -58,6 +58,9 @@ def parsed(text: str, where: str) -> Record:
     if record.get("format") not in _READ:
         raise UserError(f"{where}: not a record of format {' or '.join(map(str, _READ))}")
     check_pruned(record, where)
+    if record["format"] == FORMAT:
+        check_scored(record, where)
+        return upgraded(record)
     record = upgraded(record)
     check_scored(record, where)
     return record

@@ -9,14 +9,17 @@ _MOVED = {
 _RENAMED = {"init": "start", "init_weights": "start_weights"}  # keys of Elsa+
 _ADDED: dict[str, dict[str, Any]] = {  # knobs that came later, with the value that changes nothing
     "ElsaPlus": {"dual_step": 1.0, "dual_from": 0.0, "dual_limit": None}, "Training": {"distinct_windows": None},
-    "Text": {"held_out": 0.0},
+    "Text": {"held_out": 0.0, "column": "text"},
 }  # fmt: skip
 _NO_SETTINGS = {"probe_every", "activations", "device", "checkpoint", "plan"}  # once counted, without effect
 _SCORES = ("perplexity", "zero_shot", "zero_shot_against_dense")
 
 
 def upgraded(record: dict[str, Any]) -> dict[str, Any]:
-    """`record`, or what a record of format 2 would be today. It was looked at by `elsa.record.shape`."""
+    """What a record of format 2 or 3 would be today. It was looked at by `elsa.record.shape`."""
+    if record.get("format") == 3:
+        evaluations = [each | {"config": upgraded_config(each.get("config"))} for each in record.get("evaluations", [])]
+        return record | {"config": upgraded_config(record.get("config")), "evaluations": evaluations}
     if record.get("format") != 2:
         return record
     kept = {key: value for key, value in record.items() if key not in _SCORES}
@@ -41,6 +44,8 @@ def upgraded_config(config: Any) -> Any:
     for before, now in _MOVED.items():
         if str(new.get("_target_", "")).startswith(before):
             new["_target_"] = now + new["_target_"].removeprefix(before)
+    if str(new.get("_target_", "")).endswith(".Perplexity"):
+        new.setdefault("draw", "first")  # before there was a choice
     return new
 
 

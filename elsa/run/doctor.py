@@ -20,8 +20,12 @@ def doctor(composed: DictConfig) -> None:
     run = build(PruneConfig, plain(composed))
     hub.use_mirror(run.paths.mirror)
     checks = [*prune_checks(run), Check("hub", describe_hub), Check("libraries", _libraries)]
-    table, missing = Table(show_header=False), []
+    table = Table(show_header=False)
+    missing: list[str] = []
     for check in checks:
+        if check.slow and missing:
+            table.add_row("", check.name, "not looked at: mend the others first")
+            continue
         found, answer = _answer(check.look)
         missing += [] if found else [check.name]
         table.add_row("ok" if found else "MISSING", check.name, answer)

@@ -16,7 +16,7 @@ from elsa.config.prune import EvaluateConfig, resolved_device
 from elsa.data.windows import WindowReader
 from elsa.evaluation.base import Subject
 from elsa.files import content_hash, file_hash, file_name
-from elsa.model.loading import Pretrained
+from elsa.model.loading import Pretrained, limits
 from elsa.model.weights import prunable_weights
 from elsa.record.environment import environment
 from elsa.record.record import Record, evaluation_of, read_record, scored, write_record
@@ -75,7 +75,8 @@ def _scored(run: EvaluateConfig, config: dict[str, Any], record: Record | None) 
     source.check()
     device = resolved_device(run.device)
     model, tokenizer = source.load(cache, device)
-    prepared = run.eval.prepare(WindowReader(tokenizer=tokenizer, cache=cache, begin_with_bos=bos))
+    reader = WindowReader(tokenizer=tokenizer, cache=cache, begin_with_bos=bos, **limits(model))
+    prepared = run.eval.prepare(reader)
     scores = run.eval.evaluate(Subject(model=model, tokenizer=tokenizer, cache=cache), prepared)
     evaluation = {"key": key, "config": config["eval"], "environment": environment(device)} | scores
     record = record or _described(run, config, model)

@@ -27,7 +27,7 @@ from elsa.evaluation.base import Subject, paired, summary_of
 from elsa.files import explained, file_hash, flattened, make_folder, read_json, remove_leftovers, write_json
 from elsa.method.base import Task
 from elsa.method.dense import Dense
-from elsa.model.loading import Pretrained
+from elsa.model.loading import Pretrained, limits
 from elsa.model.weights import Coverage, prunable_weights
 from elsa.record.environment import environment
 from elsa.record.key import Key
@@ -155,7 +155,9 @@ class _Job:
         pruned = self._kept(record)
         with self._timed("load"):
             pruned, model, tokenizer = self._load(pruned)
-            reader = WindowReader(tokenizer=tokenizer, cache=cache, begin_with_bos=run.model.begin_with_bos)
+            reader = WindowReader(
+                tokenizer=tokenizer, cache=cache, begin_with_bos=run.model.begin_with_bos, **limits(model)
+            )
             prepared = run.eval.prepare(reader)
         tracker = self._track(None if pruned is not None else self._checkpoints.step())
         outcome = Outcome()

@@ -104,7 +104,7 @@ def _cells(
         try:
             run, config = built(overrides)
             hub.use_mirror(run.paths.mirror)
-            check_prune(run, answers, here=here)
+            check_prune(run, answers, here=here, slow=False)
             names = Names.of(run)
             cell.folder, cell.evaluation = str(names.folder), names.wanted
             dense[number] = Names.of(dense_of(run, config)[0]).folder

@@ -54,10 +54,15 @@ class Training:
         require(some, "distinct_windows", self.distinct_windows, "at least 1, or null for as many as the budget takes")
         require(self.autocast in ("bfloat16", "none"), "autocast", self.autocast, "known: bfloat16, none")
 
+    @property
+    def distinct(self) -> int:
+        """How many windows of text the budget takes."""
+        every = self.steps * self.batch_size
+        return min(self.distinct_windows or every, every)
+
     def windows(self, draw: Callable[[int], torch.Tensor]) -> torch.Tensor:
         """`windows_NL` of all steps. `draw(count)` gives that many; later epochs have orders of their own."""
-        count = self.steps * self.batch_size
-        distinct = min(self.distinct_windows or count, count)
+        count, distinct = self.steps * self.batch_size, self.distinct
         windows_NL, random = draw(distinct), torch.Generator().manual_seed(0)
         orders = [torch.arange(distinct)]
         while len(orders) * distinct < count:

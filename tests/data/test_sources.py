@@ -67,7 +67,7 @@ def test_identity_follows_the_content(tmp_path):
 
 def test_a_wrong_line_is_named(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "fine"}\n{"txt": "wrong"}\n')
-    with pytest.raises(UserError, match=r"a\.jsonl:2: .*`text`"):
+    with pytest.raises(UserError, match=r"a\.jsonl:2: .*`text`; it holds txt"):
         text(train=[str(tmp_path)]).documents("train")
 
 

@@ -1,4 +1,5 @@
 import copy
+import re
 from dataclasses import replace
 
 import pytest
@@ -8,7 +9,7 @@ from tokenizers import Tokenizer, normalizers
 from transformers import PreTrainedTokenizerFast
 
 from elsa.data.sources import Text, Tokens
-from elsa.data.windows import WindowReader, windows_hash
+from elsa.data.windows import WindowReader, spread, windows_hash
 from elsa.errors import UserError
 
 
@@ -31,7 +32,72 @@ def test_evaluation_windows_are_the_packed_text_in_order(source, reader, tokeniz
     windows = reader.evaluation(source, "test", None)
     assert windows.shape == (len(stream) // 10, 10)
     assert windows.flatten().tolist() == stream[: windows.numel()]
-    assert torch.equal(reader.evaluation(source, "test", 3), windows[:3])
+    assert torch.equal(reader.evaluation(source, "test", 3, "first"), windows[:3])
+
+
+def test_evaluation_windows_are_spread_evenly_over_the_split(source, reader):
+    every = reader.evaluation(source, "test", None)
+    drawn = reader.evaluation(source, "test", 7)
+    parts = [every[len(every) * i // 7 : len(every) * (i + 1) // 7].tolist() for i in range(7)]
+    assert all(row in part for row, part in zip(drawn.tolist(), parts, strict=True))
+    assert torch.equal(reader.evaluation(source, "test", 7), drawn)
+    assert not torch.equal(reader.evaluation(source, "test", 7, draw_seed=1), drawn)
+    assert torch.equal(reader.evaluation(source, "test", len(every) + 1), every)
+
+
+def test_every_window_is_as_likely_as_any_other():
+    counts = torch.zeros(10)
+    for seed in range(3000):
+        counts[spread(10, 4, seed)] += 1
+    parts = torch.tensor([2, 2, 3, 3, 3, 2, 2, 3, 3, 3])  # sizes of the four parts that an index lies in
+    assert counts.tolist() == pytest.approx((3000 / parts).tolist(), rel=0.1)
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[:90], lambda data: b"junk", lambda data: b"", lambda data: data[:-4] + b"\1\0\0\0"]
+)
+def test_broken_windows_in_the_cache_are_made_anew(source, reader, damage, caplog):
+    expected = reader.training(source, 20, seed=0).clone()
+    path = next(reader.cache.rglob("*.safetensors"))
+    path.write_bytes(damage(path.read_bytes()))
+    with caplog.at_level("INFO", logger="elsa"):
+        assert torch.equal(reader.training(source, 20, seed=0), expected)
+    assert "broken, made anew" in caplog.text
+
+
+def test_a_folder_in_the_place_of_windows_is_named(source, reader):
+    reader.training(source, 20, seed=0)
+    path = next(reader.cache.rglob("*.safetensors"))
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(UserError, match=r"paths\.cache=.*a file of token windows is wanted"):
+        reader.training(source, 20, seed=0)
+
+
+def test_tokens_that_the_model_does_not_know_are_refused(source, reader, tokenizer, tmp_path):
+    largest = int(reader.evaluation(source, "test", None).max())
+    replace(reader, vocabulary=largest + 1).evaluation(source, "test", None)
+    with pytest.raises(UserError, match=rf"test split has the token {largest} \(.*holds 0 to {largest - 1};"):
+        replace(reader, vocabulary=largest).evaluation(source, "test", None)
+    with pytest.raises(UserError, match="train split has the token"):
+        replace(reader, vocabulary=largest).training(source, 100, seed=0)
+
+
+def test_begin_with_bos_needs_a_bos(tokenizer, tmp_path):
+    without = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, eos_token="<e>")
+    with pytest.raises(UserError, match=r"model\.begin_with_bos=true: .*no BOS"):
+        WindowReader(tokenizer=without, cache=tmp_path, begin_with_bos=True)
+
+
+def test_a_short_text_is_repeated_as_often_as_is_said(tmp_path, reader, caplog):
+    (tmp_path / "short.txt").write_text("a b c d e f g")
+    short = Text(sequence_length=4, train=[str(tmp_path / "short.txt")])
+    with caplog.at_level("INFO", logger="elsa"):
+        windows = reader.training(short, 50_000, seed=0)
+    tokens = len(set(map(tuple, reader.evaluation(short, "train", None).tolist())))
+    assert windows.shape == (50_000, 4)
+    assert tokens >= 1
+    assert re.search(r"train split has (\d+) tokens, the budget takes 200000: it repeats [\d.]+ times", caplog.text)
 
 
 def test_an_epoch_of_training_windows_is_the_packed_text_without_replacement(source, reader):
@@ -138,6 +204,31 @@ def test_stored_token_ids_are_taken_as_they_are(tmp_path, reader):
         reader.training(stored, 5, seed=0)
     with pytest.raises(UserError, match=r"data\.test=y: .*holds calibration"):
         reader.evaluation(stored, "test", None)
+
+
+@pytest.mark.parametrize(
+    ("ids", "wrong"),
+    [
+        (torch.arange(40), r"shape is \[40\]"),
+        (torch.zeros(3, 1, dtype=torch.int64), r"shape is \[3, 1\]"),
+        (torch.zeros(0, 10, dtype=torch.int64), r"shape is \[0, 10\]"),
+        (torch.tensor(3), r"shape is \[\]"),
+        (torch.zeros(3, 10), "torch.float32; integer token ids"),
+        (torch.zeros(3, 10, dtype=torch.bool), "torch.bool; integer token ids"),
+        (torch.full((3, 10), -1), "token ids are from 0 up"),
+        (torch.full((3, 10), 2**40), "token ids are from 0 up"),
+    ],
+)
+def test_what_are_no_token_ids_is_refused(tmp_path, reader, ids, wrong):
+    save_file({"test": ids}, tmp_path / "ids.safetensors")
+    with pytest.raises(UserError, match=wrong):
+        reader.evaluation(Tokens(path=str(tmp_path / "ids.safetensors")), "test", None)
+
+
+def test_a_file_that_is_no_safetensors_is_refused(tmp_path):
+    (tmp_path / "ids.safetensors").write_bytes(b"no tensors at all")
+    with pytest.raises(UserError, match=r"path=.*no whole safetensors file"):
+        Tokens(path=str(tmp_path / "ids.safetensors")).check("test")
 
 
 def test_each_split_has_its_own_stored_token_ids(tmp_path, reader):

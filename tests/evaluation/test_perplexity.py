@@ -92,8 +92,24 @@ def test_the_official_formula_divides_by_the_length(llama, source, tmp_path):
 
 
 def test_only_the_wanted_windows_are_scored(llama, windows, source, tmp_path):
-    score = evaluate(llama, source, tmp_path, windows=5)
-    assert score["perplexity"] == pytest.approx(math.exp(mean_loss(llama, windows[:5])))
+    first = evaluate(llama, source, tmp_path, windows=5, draw="first")
+    assert first["perplexity"] == pytest.approx(math.exp(mean_loss(llama, windows[:5])))
+    assert (first["draw"], "draw_seed" in first) == ("first", False)
+    spread = evaluate(llama, source, tmp_path, windows=5, draw_seed=3)
+    assert spread["windows"] == 5
+    assert spread["data_sha256"] not in (
+        first["data_sha256"],
+        evaluate(llama, source, tmp_path, windows=5)["data_sha256"],
+    )
+    assert (spread["draw"], spread["draw_seed"]) == ("even", 3)
+
+
+def test_how_windows_are_drawn_is_part_of_the_question(source, tmp_path):
+    def asked(**settings):
+        return Perplexity(sets={"ids": source}, **settings).identity(tmp_path)
+
+    assert len({str(asked(windows=5, **draw)) for draw in ({}, {"draw": "first"}, {"draw_seed": 1})}) == 3
+    assert asked(windows=None) == asked(windows=None, draw="first") == asked(windows=None, draw_seed=1)
 
 
 def test_bf16_autocast_is_close_and_said(llama, source, tmp_path):
@@ -103,7 +119,10 @@ def test_bf16_autocast_is_close_and_said(llama, source, tmp_path):
     assert low["autocast"] == "bfloat16"
 
 
-@pytest.mark.parametrize("wrong", [{"formula": "usual"}, {"split": "held_out"}, {"windows": 0}, {"sets": {}}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"formula": "usual"}, {"split": "held_out"}, {"windows": 0}, {"sets": {}}, {"draw": "random"}, {"draw_seed": -1}],
+)
 def test_wrong_settings_are_refused(source, wrong):
     settings = {"sets": {"ids": source}, "split": "test", "windows": None, "formula": "standard", "autocast": "none"}
     with pytest.raises(UserError, match=next(iter(wrong))):

@@ -1,6 +1,7 @@
 """The program as a user runs it, on a small random model and a small corpus."""
 
 import copy
+import itertools
 import json
 import subprocess
 import sys
@@ -181,7 +182,8 @@ def test_evaluate_leaves_a_record_of_a_folder_that_no_run_left(elsa, corpus, sav
 
 
 def test_report_averages_seeds_and_skips_what_is_no_record(elsa, tmp_path):
-    elsa("-m", "method=wanda,sparsegpt", "++method.calibration_windows=4", "sparsity=unstructured/50,2of4", "seed=0,1")
+    for method, pattern, seed in itertools.product(("wanda", "sparsegpt"), ("unstructured/50", "2of4"), (0, 1)):
+        elsa(f"method={method}", "method.calibration_windows=4", f"sparsity={pattern}", f"seed={seed}")
     foreign = tmp_path / "outputs/runs/foreign"
     foreign.mkdir()
     (foreign / "result.json").write_text("{")

@@ -31,7 +31,7 @@ def one_line(answer):
     """What a command said that exited with 2 in one line, after any bars of progress."""
     code, _, err = answer
     assert code == 2, err
-    lines = [line for line in err.splitlines(keepends=True) if "it/s]" not in line]
+    lines = [line for line in err.splitlines(keepends=True) if line.strip() and "it/s]" not in line]
     assert len(lines) == 1, err
     return lines[0]
 

@@ -1,0 +1,155 @@
+"""What must fit before a model is used: its kind, its files, and their names and shapes. `UserError` where it does not.
+
+The loader of transformers draws a weight that is missing at random, and drops one that is left over, without a word.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, logging
+
+from elsa import hub
+from elsa.errors import UserError, under
+
+WRAPPERS = {r"_orig_mod\.": "", r"^module\.": ""}  # names under torch.compile and DistributedDataParallel
+_COMPUTED = (".inv_freq", ".masked_bias", ".attn.bias")  # buffers that older checkpoints hold and no model reads
+_LFS = b"version https://git-lfs"
+
+
+def check_kind(name: str, config: PretrainedConfig) -> None:
+    """Raise `UserError` unless the model is a decoder with plain weights."""
+    kind, given = type(config), getattr(config, "quantization_config", None)
+    if given is not None:
+        method = given.get("quant_method") if isinstance(given, dict) else getattr(given, "quant_method", None)
+        raise UserError(
+            f"model={name}: its weights are quantised ({method}); give the checkpoint in float that it was made from"
+        )
+    both_ways = kind in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
+    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING or both_ways:
+        raise UserError(
+            f"model={name}: {config.model_type} is no decoder that predicts the next token, so not for elsa"
+        )
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files that the loader reads. Raises `UserError` if there are none, or one of them is missing."""
+    if (folder / SAFE_WEIGHTS_NAME).is_file():
+        return [folder / SAFE_WEIGHTS_NAME]
+    index = folder / SAFE_WEIGHTS_INDEX_NAME
+    if not index.is_file():
+        raise UserError(f"path={folder}: it holds no {SAFE_WEIGHTS_NAME}, and no {SAFE_WEIGHTS_INDEX_NAME} of several")
+    try:
+        named = {folder / each for each in json.loads(index.read_text())["weight_map"].values()}
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise UserError(f"path={index}: no index of safetensors files ({type(error).__name__})") from error
+    missing = sorted(path.name for path in named if not path.is_file())
+    if missing:
+        raise UserError(
+            f"path={folder}: {len(missing)} of its {len(named)} files of weights are missing ({few(missing)})"
+        )
+    return sorted(named)
+
+
+def skeleton_of(name: str, config: PretrainedConfig, folder: Path) -> PreTrainedModel:
+    """The model without memory for its weights (meta device), if the files in `folder` hold just its weights.
+
+    Only the files' headers are read.
+    """
+    with explained(name, folder), _without_bar():
+        with under("model"):
+            headers = _headers(weight_files(folder))
+        kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+        loaded = kind.from_pretrained(
+            None, config=config, state_dict=headers, device_map="meta", key_mapping=WRAPPERS,
+            output_loading_info=True, ignore_mismatched_sizes=True,
+        )  # fmt: skip
+    model, found = cast(tuple[PreTrainedModel, dict[str, Any]], loaded)
+    refuse_what_does_not_fit(name, model, found)
+    return model
+
+
+def empty_skeleton(name: str, config: PretrainedConfig) -> PreTrainedModel:
+    """The model of a config alone, without memory for its weights (meta device)."""
+    with explained(name, None), torch.device("meta"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+        return model
+
+
+def refuse_what_does_not_fit(name: str, model: PreTrainedModel, found: dict[str, Any]) -> None:
+    """`found`: what the loader tells of missing, unexpected and mismatched keys."""
+    missing = sorted(map(str, found["missing_keys"]))
+    left = sorted(str(key) for key in found["unexpected_keys"] if not str(key).endswith(_COMPUTED))
+    other = [f"{key} {list(its)}, wanted {list(wanted)}" for key, its, wanted in sorted(found["mismatched_keys"])]
+    said = [f"{len(missing)} of its weights are not in its files ({few(missing)})"] if missing else []
+    said += [f"{len(left)} tensors of its files are not in the model ({few(left)})"] if left else []
+    said += [f"{len(other)} tensors of its files have another shape ({few(other)})"] if other else []
+    if said:
+        kind = type(model).__name__
+        raise UserError(f"model={name}: {', and '.join(said)}; config.json and files do not fit each other as a {kind}")
+
+
+def refuse_not_finite(name: str, model: nn.Module) -> None:
+    """Raise `UserError` with the names of weights that hold NaN or infinity."""
+    broken = [key for key, each in model.named_parameters() if not bool(each.isfinite().all())]
+    if broken:
+        raise UserError(f"model={name}: NaN or infinity in {len(broken)} of its weights ({few(broken)})")
+
+
+def few(names: list[str]) -> str:
+    """The first three."""
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+
+
+@contextmanager
+def explained(name: str, folder: Path | None) -> Iterator[None]:
+    """Turn whatever a library says of files that it cannot use into one line. `folder`: None for files of the hub."""
+    try:
+        yield
+    except (UserError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # a loader meets files of every kind, and has no class of errors of its own
+        hint = (
+            ""
+            if folder is not None or hub.reachable()
+            else " and the hub cannot be reached: give a local folder, or run once with network"
+        )
+        known = isinstance(error, (OSError, ValueError, ImportError))
+        reason = " ".join(str(error).split())[:300]
+        said = reason if known else f"{type(error).__name__}: {reason}"
+        raise UserError(f"model={name}: cannot be loaded{hint}: {said}") from error
+
+
+@contextmanager
+def _without_bar() -> Iterator[None]:
+    """Without transformers' bar: headers are read in no time."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _headers(files: list[Path]) -> dict[str, torch.Tensor]:
+    """Every tensor of the files by its shape alone."""
+    shapes: dict[str, torch.Tensor] = {}
+    for path in files:
+        try:
+            with safe_open(path, "pt") as file:
+                for key in file.keys():  # noqa: SIM118 (a safetensors file is no dict)
+                    shapes[key] = torch.empty(file.get_slice(key).get_shape(), device="meta")
+        except (OSError, SafetensorError) as error:
+            with path.open("rb") as file:
+                pointer = file.read(len(_LFS)) == _LFS
+            why = "a pointer of git-lfs, not the weights; run: git lfs pull" if pointer else f"broken or cut ({error})"
+            raise UserError(f"path={path}: {why}") from error
+    return shapes
