@@ -6,10 +6,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
+from elsa.api import _model
+from elsa.config.compose import sweep_name
 from elsa.data.sources import Stdlib
 from elsa.errors import UserError
 from elsa.evaluation.perplexity import Perplexity
+from elsa.model.loading import PackagedGguf
 from elsa.record.record import read_record
 from tests.record.records import answered, damaged, record
 from tests.run.runs import of, records
@@ -255,6 +259,21 @@ def test_the_name_of_a_set_is_part_of_a_path():
         Perplexity(sets={"../x": Stdlib()})
 
 
+def test_the_version_of_a_package_and_the_name_of_a_sweep_are_parts_of_a_path():
+    with pytest.raises(UserError, match=r"^version=\.\./x: letters, digits"):
+        PackagedGguf(name="a", package="json", version="../x", file="f").check()
+    assert sweep_name(OmegaConf.create({"sweep": "of/mine"}), [], None).startswith("of_mine-")
+
+
+def test_a_folder_with_any_name_is_scored_and_pruned(elsa, saved_model, corpus):
+    folder = saved_model.rename(saved_model.with_name("a model, (2)"))
+    code, _, err = elsa("evaluate", f"checkpoint='{folder}'", *corpus, model=False)
+    assert code == 0, err
+    (path,) = Path("outputs/evaluations").iterdir()
+    assert path.name.startswith("a_model___2_-")
+    assert "model.name='a_model___2_'" in _model(folder)
+
+
 @pytest.mark.parametrize("key", ["outputs", "cache"])
 @pytest.mark.parametrize("place", ["file", "file/below", "/proc/x", "/sys/kernel/x", "long"])
 def test_folders_that_cannot_be_written_to_are_found_before_anything_else(elsa, key, place, corpus, saved_model):
@@ -268,6 +287,7 @@ def test_folders_that_cannot_be_written_to_are_found_before_anything_else(elsa, 
     assert code == 2
     assert "elsa: doctor: folders" in err
     assert f"paths.{key}=" in out
+    assert "[nowhere]" in elsa("doctor", *QUICK, "paths.mirror='x[nowhere]'")[1], "no markup"
     assert set(Path().rglob("*")) == before
 
 
