@@ -24,6 +24,7 @@ from elsa.config.prune import EvaluateConfig, PruneConfig
 from elsa.data.sources import Stdlib, TextSource
 from elsa.data.windows import WindowReader
 from elsa.errors import UserError, require
+from elsa.files import file_name
 from elsa.method.base import Method, Task
 from elsa.model.loading import Pretrained, limits
 from elsa.model.weights import prunable_weights
@@ -116,7 +117,7 @@ def load(
     """Model, in evaluation mode, and tokenizer of a run's folder, or of any folder that transformers loads."""
     where = Path(folder) / "model" if (Path(folder) / "model").is_dir() else Path(folder)
     require(where.is_dir(), "folder", folder, "no such folder; give a run's folder or that of a model")
-    source = Pretrained(name=where.name, path=str(where), dtype=dtype)
+    source = Pretrained(name=file_name(where.name), path=str(where), dtype=dtype)
     source.check()
     return source.load(_cache(), device)
 
@@ -175,7 +176,7 @@ def _model(model: str | Path) -> list[str]:
     if str(model) in choices("model"):
         return [f"model={model}"]
     name = Path(model).resolve().name if Path(model).is_dir() else Path(str(model)).name
-    return ["model=pretrained", f"model.path={_quoted(model)}", f"model.name={_quoted(name)}"]
+    return ["model=pretrained", f"model.path={_quoted(model)}", f"model.name={_quoted(file_name(name))}"]
 
 
 def _sparsity(sparsity: float | str) -> list[str]:

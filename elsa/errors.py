@@ -1,10 +1,12 @@
 """The one error that a user is meant to read."""
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 
 _MOST = 40  # words in a list
+LONGEST_NAME = 100  # characters
 OUT_OF_MEMORY = 3  # exit code of a process that ran out of memory; 2 is that of a user's mistake
 
 
@@ -24,6 +26,14 @@ def require(condition: bool, key: str, value: object, expected: str) -> None:
     """Raise `UserError` "key=value: expected" unless `condition` holds. `key` is relative to its config group."""
     if not condition:
         raise UserError(f"{key}={value}: {expected}")
+
+
+def require_name(key: str, value: str) -> None:
+    """Raise `UserError` unless `value` can be part of a path: a short name that cannot lead out of its folder."""
+    fits = re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", value) is not None and len(value) <= LONGEST_NAME
+    wanted = f"letters, digits and . _ - (no dot first), at most {LONGEST_NAME}"
+    shown = " ".join(value[:LONGEST_NAME].split()) or "''"
+    require(fits, key, shown, wanted)
 
 
 @contextmanager

@@ -1,52 +1,142 @@
 """Files that are whole or absent, and the hashes that name content."""
 
+import errno
 import hashlib
 import importlib.util
 import json
 import math
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from elsa.errors import LONGEST_NAME, UserError, require
+
 _LARGE = 1 << 24  # bytes, hashed in a hundredth of a second
+_MARK = ".part-"  # in the name of whatever is not whole yet
+_DAY = 86400.0  # seconds, longer than any write takes
+_LONG = 200  # characters of a line
+_JSON_NAMES = {list: "a list", str: "a string", bool: "a truth value", type(None): "null"}
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Call `write(temporary)` beside `path`, flush it to disk and rename: readers see the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Call `write(temporary)` beside `path`, flush it to disk and rename: readers see the old file or the new one.
+
+    Raises `UserError` that names `path` where the system refuses: a full disk, a folder that may not be written to.
+    """
+    with explained(path, "written"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(path.parent, _DAY)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}{_MARK}", suffix=path.suffix)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            write(temporary)
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.chmod(0o644)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
-def remove_leftovers(path: Path) -> None:
-    """Remove temporary files that a killed process left beside `path`; for a folder that only one process writes to."""
-    for leftover in path.parent.glob(f".*{path.suffix}"):
-        leftover.unlink()
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8, atomically."""
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def write_folder_atomically(path: Path, *writers: Callable[[Path], object]) -> None:
-    """Call every writer on a temporary folder beside `path`, then put it in the place of `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", ignore_cleanup_errors=True) as name:
-        temporary = Path(name)
-        for write in writers:
-            write(temporary)
-        temporary.chmod(0o755)
-        if path.exists():
-            shutil.rmtree(path)
-        temporary.rename(path)
+    """Call every writer on a temporary folder beside `path`, then put it in the place of `path`. Errors as above."""
+    with explained(path, "written"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(path.parent, _DAY)
+        prefix = f".{path.name}{_MARK}"
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=prefix, ignore_cleanup_errors=True) as name:
+            temporary = Path(name)
+            for write in writers:
+                write(temporary)
+            temporary.chmod(0o755)
+            remove(path)
+            temporary.rename(path)
+
+
+def remove_leftovers(folder: Path, older_than: float = 0.0) -> None:
+    """Remove the temporary files and folders that killed processes left in `folder`.
+
+    `older_than`: seconds; 0 is for a folder that only one process writes to.
+    """
+    for leftover in folder.glob(f".*{_MARK}*"):
+        with suppress(OSError):  # another process is at the same work
+            if time.time() - leftover.lstat().st_mtime >= older_than:
+                remove(leftover)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link or a folder with all that it holds; nothing where there is none."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def explained(path: Path, done: str) -> Iterator[None]:
+    """Turn what the system refuses inside into a `UserError`: "`path`: cannot be `done`: No space left on device"."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:  # not of the system
+            raise
+        raise UserError(f"{path}: cannot be {done}: {os.strerror(error.errno)}") from error
+    except Exception as error:  # libraries have errors of their own for a full disk
+        if os.strerror(errno.ENOSPC) not in str(error):
+            raise
+        raise UserError(f"{path}: cannot be {done}: {os.strerror(errno.ENOSPC)}") from error
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder with all above it. Raises `UserError` where the system refuses."""
+    with explained(path, "made"):
+        path.mkdir(parents=True, exist_ok=True)
+
+
+def check_writable(key: str, folder: Path) -> None:
+    """Raise `UserError` that names `key` if files cannot be made in `folder`. What is missing of it is not made."""
+    there = folder.absolute()
+    try:
+        while not _is_there(there):
+            there = there.parent
+        require(there.is_dir(), key, folder, f"{there} is no folder")
+        with tempfile.NamedTemporaryFile(dir=there, prefix=f".writable{_MARK}") as file:
+            file.write(b"1")
+    except OSError as error:
+        what = f"cannot be written to: {os.strerror(error.errno or 0)}"
+        raise UserError(f"{key}={_short(folder)}: {what}; give a folder that can") from error
+
+
+def _is_there(path: Path) -> bool:
+    """As `Path.exists`, but a link that leads nowhere is there. Raises `OSError` for a name that is too long."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def _short(path: Path) -> str:
+    text = str(path)
+    return text if len(text) <= _LONG else f"{text[:_LONG]}… ({len(text)} characters)"
+
+
+def file_name(text: str) -> str:
+    """`text` as a part of a path: what `require_name` would refuse becomes "_"."""
+    kept = re.sub(r"[^A-Za-z0-9._-]", "_", text)[:LONGEST_NAME]
+    return f"_{kept[1:]}" if kept.startswith(".") or not kept else kept
 
 
 def package_folder(name: str) -> Path:
@@ -59,8 +149,7 @@ def package_folder(name: str) -> Path:
 
 def write_json(path: Path, content: object) -> None:
     """Write `content` as indented JSON, atomically. What is no number in JSON becomes "inf", "-inf" or "nan"."""
-    text = json.dumps(json_ready(content), indent=2, allow_nan=False) + "\n"
-    write_atomically(path, lambda temporary: temporary.write_text(text))
+    write_text(path, json.dumps(json_ready(content), indent=2, allow_nan=False) + "\n")
 
 
 def json_ready(content: Any) -> Any:
@@ -73,8 +162,32 @@ def json_ready(content: Any) -> Any:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """What `write_json` wrote, None if there is no such file."""
-    return json.loads(path.read_text()) if path.is_file() else None
+    """What `write_json` wrote, None if there is nothing. Raises `UserError` if it is no JSON object, or no file."""
+    return json_object(read_text(path), str(path)) if os.path.lexists(path) else None
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file. Raises `UserError` if it is none."""
+    if not path.is_file():
+        raise UserError(f"{path}: no file")
+    with explained(path, "read"):
+        content = path.read_bytes()
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: no UTF-8 text ({error.reason} at byte {error.start})") from error
+
+
+def json_object(text: str, where: str) -> dict[str, Any]:
+    """The JSON object in a text. Raises `UserError` that names `where` if there is none that could be written again."""
+    try:
+        found = json.loads(text)
+        json.dumps(found, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: no valid JSON ({' '.join(str(error).split())[:_LONG]})") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{where}: no valid JSON object, but {_JSON_NAMES.get(type(found), 'a number')}")
+    return found
 
 
 def flattened(tree: dict[str, Any], prefix: str = "") -> dict[str, object]:
@@ -105,8 +218,16 @@ def known_hash(path: Path, cache: Path) -> str:
     # the change time cannot be set by hand: a file that was written to and dated back is read again
     stamp = [str(path.resolve()), found.st_size, found.st_ino, found.st_mtime_ns, found.st_ctime_ns]
     kept = cache / "hashes" / f"{content_hash(stamp, 24)}.json"
-    known = read_json(kept)
-    if known is None:
+    known = _known(kept)
+    if known.get("stamp") != stamp or not isinstance(known.get("sha256"), str):
         known = {"stamp": stamp, "sha256": file_hash(path)}
         write_json(kept, known)
     return str(known["sha256"])
+
+
+def _known(path: Path) -> dict[str, Any]:
+    """What is remembered in a file; nothing if it is broken, for it can be found anew."""
+    try:
+        return read_json(path) or {}
+    except UserError:
+        return {}

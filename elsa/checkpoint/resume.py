@@ -7,17 +7,22 @@ import logging
 import signal
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 
 from elsa.errors import Stopped, UserError
-from elsa.files import remove_leftovers, write_atomically
+from elsa.files import remove, remove_leftovers, write_atomically
 
 _log = logging.getLogger(__name__)
+_FORMAT = 1
+_KEYS = {"step", "seconds", "fingerprint"}
+_DAMAGED = (OSError, RuntimeError, ValueError, LookupError, EOFError, UnpicklingError, zipfile.BadZipFile)
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -33,6 +38,8 @@ class RunCheckpoints:
         self._began = self._saved_at = time.monotonic()
         self.seconds_before = 0.0
         self._received: signal.Signals | None = None
+        self._broken: list[Path] = []
+        self._read: tuple[Path, dict[str, Any]] | None = None
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -56,18 +63,20 @@ class RunCheckpoints:
 
     def exist(self) -> bool:
         """Whether there is a state to go on from."""
-        return bool(self._files())
+        return self._newest() is not None
 
     def step(self) -> int:
         """The step after which the run will go on."""
-        return int(self._files()[-1].stem.split("-")[1]) if self._files() else 0
+        newest = self._newest()
+        return 0 if newest is None else int(newest[1]["step"])
 
     def latest(self) -> dict[str, Any] | None:
         """The state to go on from. Raises `UserError` if it is that of another run, naming what differs."""
-        if not self.exist():
+        newest = self._newest()
+        if newest is None:
             return None
-        path = self._files()[-1]
-        saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        path, saved = newest
+        self._read = None  # it is large
         now = self._fingerprint()
         differing = [key for key, value in saved["fingerprint"].items() if key in now and now[key] != value]
         if differing:
@@ -77,6 +86,19 @@ class RunCheckpoints:
         _log.info("%s: going on after step %d", path, saved["step"])
         return saved
 
+    def _newest(self) -> tuple[Path, dict[str, Any]] | None:
+        """The newest state that is whole, with its file; read once. Those that are not are named and passed over."""
+        while self._read is None and self._files():
+            path = self._files()[-1]
+            try:
+                self._read = path, _state_in(path)
+            except _DAMAGED as error:
+                self._broken.append(path)
+                reason = " ".join(str(error).split())[:200] or type(error).__name__
+                then = "an older one is tried" if self._files() else "there is no other, so training starts anew"
+                _log.error("%s: no whole state (%s); %s", path, reason, then)
+        return self._read
+
     def due(self) -> bool:
         return self._received is not None or time.monotonic() - self._saved_at >= self._every
 
@@ -84,15 +106,17 @@ class RunCheckpoints:
         """Write the state. A full disk is reported and the run goes on, its last state untouched."""
         path = self._folder / f"step-{step:08d}.pt"
         seconds = self.seconds_before + time.monotonic() - self._began
-        state = state | {"fingerprint": self._fingerprint(), "seconds": seconds}
+        state = state | {"format": _FORMAT, "fingerprint": self._fingerprint(), "seconds": seconds}
         try:
-            remove_leftovers(path)
+            remove_leftovers(self._folder)
+            while self._broken:
+                remove(self._broken.pop())
             write_atomically(path, lambda temporary: torch.save(state, temporary))
             for old in self._files()[: -self._keep]:
-                old.unlink()
-        except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+                remove(old)
+        except (OSError, RuntimeError, UserError) as error:  # torch reports a full disk as RuntimeError
             _log.error("%s could not be saved: %s", path, " ".join(str(error).split())[:200])
-        self._saved_at = time.monotonic()
+        self._saved_at, self._read = time.monotonic(), None
         received, self._received = self._received, None
         if received in _STOPPING:
             raise Stopped(
@@ -105,10 +129,23 @@ class RunCheckpoints:
 
     def discard(self) -> None:
         """Remove all states: the run needs none any more."""
-        for path in self._files():
-            path.unlink()
+        for path in [*self._files(), *self._broken]:
+            remove(path)
+        remove_leftovers(self._folder)
         if self._folder.is_dir() and not any(self._folder.iterdir()):
             self._folder.rmdir()
 
     def _files(self) -> list[Path]:
-        return sorted(self._folder.glob("step-*.pt"))
+        return sorted(path for path in self._folder.glob("step-*.pt") if path not in self._broken)
+
+
+def _state_in(path: Path) -> dict[str, Any]:
+    """Raises one of `_DAMAGED` if the file holds no whole state of ours. Nothing in it is executed."""
+    with zipfile.ZipFile(path) as archive:  # torch.load reads flipped bits without a word
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise ValueError(f"{damaged} in it is damaged")
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(state, dict) or state.get("format") != _FORMAT or not state.keys() >= _KEYS:
+        raise ValueError(f"not of format {_FORMAT}")
+    return state

@@ -78,9 +78,9 @@ def _shown(value: Any) -> Any:
     return "null" if value is None else value
 
 
-def _locate(target: str, key: str) -> type:
+def _locate(target: object, key: str) -> type:
     """The class of that name, in this package or in one that has registered a method."""
-    module, _, name = target.rpartition(".")
+    module, _, name = str(target).rpartition(".")
     package = module.partition(".")[0]
     known = bool(module) and package in {"elsa", *packages().values()}
     require(known, f"{key}._target_", target, "no dataclass of this package, or of one that registers a method")

@@ -13,10 +13,11 @@ import torch
 from torch import nn
 
 from elsa import hub
+from elsa.config.commands import Paths
 from elsa.config.prune import EvaluateConfig, PruneConfig, resolved_device
 from elsa.data.windows import WindowReader
 from elsa.errors import UserError, require, under
-from elsa.files import read_json
+from elsa.files import check_writable, read_json
 from elsa.layerwise.activations import PLACES
 from elsa.model.loading import limits
 from elsa.model.weights import Coverage, coverage, prunable_weights
@@ -66,6 +67,7 @@ def prune_checks(run: PruneConfig, answers: Answers | None = None) -> list[Check
 
     return [
         Check("settings", lambda: _settings(run)),
+        once("folders", lambda: check_folders(run.paths), run.paths),
         once("model", lambda: _model(run, known), run.model, run.paths),
         Check("data", lambda: _data(run, known)),
         once("evaluation", lambda: _evaluation(run), run.eval, run.paths),
@@ -94,11 +96,19 @@ def check_prune(run: PruneConfig, answers: Answers | None = None, *, here: bool 
 
 def check_evaluate(run: EvaluateConfig) -> None:
     """Raise `UserError` for what can be known before weights are loaded."""
+    check_folders(run.paths)
     with under("eval"):
         run.eval.check()
     resolved_device(run.device)
     folder = Path(run.checkpoint)
     require(folder.is_dir(), "checkpoint", run.checkpoint, "no such folder; give a run folder or its model folder")
+
+
+def check_folders(paths: Paths) -> str:
+    """Raise `UserError` unless files can be made in `paths.outputs` and `paths.cache`. Nothing is left there."""
+    for key in ("outputs", "cache"):
+        check_writable(f"paths.{key}", Path(getattr(paths, key)))
+    return f"{paths.outputs} and {paths.cache} can be written to"
 
 
 def _settings(run: PruneConfig) -> str:
@@ -188,6 +198,7 @@ def _device(given: str) -> str:
 
 
 def _disk(outputs: Path) -> str:
+    check_writable("paths.outputs", outputs)
     there = next(folder for folder in (outputs, *outputs.absolute().parents) if folder.is_dir())
     free = shutil.disk_usage(there).free
     require(free >= _GIB, "paths.outputs", outputs, f"only {free / _GIB:.1f} GiB free")

@@ -10,7 +10,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from elsa.config.choices import CONF, file_of, groups
 from elsa.errors import UserError, did_you_mean
-from elsa.files import content_hash
+from elsa.files import content_hash, file_name
 from elsa.method.registry import check_registered
 
 
@@ -60,4 +60,4 @@ def sweep_name(choices: DictConfig, overrides: list[str], params: DictConfig | N
     """`<sweep or experiment>-<hash>` of a multirun's config: the same sweep has the same folder, so it can go on."""
     name = choices.get("sweep") or choices.get("experiment") or "multirun"
     swept = {} if params is None else OmegaConf.to_container(params)
-    return f"{name}-{content_hash([sorted(overrides), swept], 8)}"
+    return f"{file_name(name)}-{content_hash([sorted(overrides), swept], 8)}"

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from elsa.data.sources import SPLITS, Source
 from elsa.data.windows import DRAWS, WindowReader, windows_hash
-from elsa.errors import UserError, require, under
+from elsa.errors import UserError, require, require_name, under
 from elsa.evaluation.base import Evaluation, Subject
 from elsa.track.progress import progress
 
@@ -45,6 +45,8 @@ class Perplexity(Evaluation):
 
     def __post_init__(self) -> None:
         require(bool(self.sets), "sets", "{}", "name at least one data set")
+        for name in self.sets:
+            require_name("sets", name)
         require(self.split in SPLITS, "split", self.split, f"known: {', '.join(SPLITS)}")
         require(self.windows is None or self.windows >= 1, "windows", self.windows, "at least 1, or null for all")
         require(self.draw in DRAWS, "draw", self.draw, f"known: {', '.join(DRAWS)}")

@@ -9,7 +9,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -69,7 +69,9 @@ def known_tasks(kept: Path | None = None) -> dict[str, Definition]:
     """All that lm-eval has by name. Its own index takes 15 s, so it is remembered in the folder `kept`."""
     if not _index:
         file = None if kept is None else kept / f"lm-eval-{version('lm_eval')}.json"
-        remembered = None if file is None else read_json(file)
+        remembered = None
+        with suppress(UserError):  # a broken index is made anew
+            remembered = None if file is None else read_json(file)
         _index.update(_asked() if remembered is None else remembered)
         if file is not None and remembered is None:
             write_json(file, _index)

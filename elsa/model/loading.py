@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from elsa import hub
-from elsa.errors import UserError, did_you_mean, require
+from elsa.errors import UserError, did_you_mean, require, require_name
 from elsa.files import known_hash, package_folder, write_folder_atomically
 from elsa.model.fitting import (
     WRAPPERS,
@@ -51,6 +51,7 @@ class ModelSource(ABC):
     begin_with_bos: bool = False
 
     def __post_init__(self) -> None:
+        require_name("name", self.name)
         require(self.dtype in _DTYPES, "dtype", self.dtype, f"known: {', '.join(_DTYPES)}")
 
     @abstractmethod
@@ -190,6 +191,7 @@ class PackagedGguf(ModelSource):
     file: str
 
     def check(self) -> None:
+        require_name("version", self.version)
         missing = [name for name in (self.package, "gguf") if importlib.util.find_spec(name) is None]
         if missing:
             distribution = self.package.replace("_", "-")

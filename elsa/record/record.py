@@ -5,15 +5,17 @@ with the scores in their place. Records of the format before, with one evaluatio
 read as if they had been written today.
 """
 
-import json
+import os
 from pathlib import Path
 from typing import Any
 
 from elsa.errors import UserError
-from elsa.files import write_json
+from elsa.files import json_object, read_text, write_json
+from elsa.record.shape import check_pruned, check_scored
 from elsa.record.upgrade import upgraded
 
 FORMAT = 3
+_READ = (2, FORMAT)
 _VALUES = ("perplexity", "loss")  # of a set; the rest is how it was scored
 SCORES = ("perplexity", "zero_shot", "zero_shot_against_dense")
 
@@ -28,24 +30,39 @@ def write_record(folder: Path, record: Record) -> None:
 def read_record(folder: Path) -> Record | None:
     """The record of a finished run, None if it is not finished. Raises `UserError` if the file is no record."""
     path = folder / "result.json"
-    return parsed(path.read_text(), f"{path}") if path.is_file() else None
+    try:
+        return parsed(read_text(path), str(path)) if os.path.lexists(path) else None
+    except UserError as error:
+        raise UserError(f"{error}; delete it to run again") from error
+
+
+def read_pruned(folder: Path) -> Record | None:
+    """What a run that is not finished has pruned and saved, None if nothing. Raises `UserError` if that is broken."""
+    path = folder / "pruned.json"
+    if not os.path.lexists(path):
+        return None
+    pruned = json_object(read_text(path), str(path))
+    check_pruned(pruned, str(path))
+    return pruned
 
 
 def read_records(path: Path) -> list[Record]:
-    """The records of a JSONL file, a line each. Raises `UserError` if a line is no record."""
-    lines = path.read_text().splitlines()
+    """The records of a JSONL file, a line each. Raises `UserError` with the line's number if one is no record."""
+    lines = read_text(path).removesuffix("\n").split("\n")
     return [parsed(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
 
 
 def parsed(text: str, where: str) -> Record:
-    """The record in a text. Raises `UserError` that names `where` if it is none."""
-    try:
-        record = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where}: no valid JSON ({error}); delete it to run again") from error
-    record = upgraded(record) if isinstance(record, dict) else {}
-    if record.get("format") != FORMAT:
-        raise UserError(f"{where}: not a record of format {FORMAT}; delete it to run again")
+    """The record in a text, with all that its readers need. Raises `UserError` that names `where` if it is none."""
+    record = json_object(text, where)
+    if record.get("format") not in _READ:
+        raise UserError(f"{where}: not a record of format {' or '.join(map(str, _READ))}")
+    check_pruned(record, where)
+    if record["format"] == FORMAT:
+        check_scored(record, where)
+        return upgraded(record)
+    record = upgraded(record)
+    check_scored(record, where)
     return record
 
 

@@ -16,7 +16,7 @@ _SCORES = ("perplexity", "zero_shot", "zero_shot_against_dense")
 
 
 def upgraded(record: dict[str, Any]) -> dict[str, Any]:
-    """What a record of format 2 or 3 would be today."""
+    """What a record of format 2 or 3 would be today. It was looked at by `elsa.record.shape`."""
     if record.get("format") == 3:
         evaluations = [each | {"config": upgraded_config(each.get("config"))} for each in record.get("evaluations", [])]
         return record | {"config": upgraded_config(record.get("config")), "evaluations": evaluations}
@@ -52,7 +52,8 @@ def upgraded_config(config: Any) -> Any:
 def _settings(settings: dict[str, Any]) -> dict[str, Any]:
     """Without what never changed a result: other keys then, and a penalty beside hard projections."""
     counted = {key: value for key, value in settings.items() if key not in _NO_SETTINGS}
-    if counted.get("method", {}).get("hard"):
+    method = counted.get("method")
+    if isinstance(method, dict) and method.get("hard"):
         counted.pop("penalty", None)
     typed: dict[str, Any] = _typed(counted)
     return typed
@@ -65,5 +66,5 @@ def _typed(settings: Any) -> Any:
     new = {key: _typed(value) for key, value in upgraded_config(settings).items()}
     if "_target_" not in new:
         return new
-    name = new.pop("_target_").rpartition(".")[2]
+    name = str(new.pop("_target_")).rpartition(".")[2]
     return {"type": name} | _ADDED.get(name, {}) | new

@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
@@ -15,6 +16,8 @@ from elsa.report.grid import Grid
 
 _DENSE_LINE: dict[str, Any] = {"color": "black", "linestyle": "--", "linewidth": 1}
 _WITH_LEGEND = (10, 5)  # inches
+_LARGEST = 1e30  # what lies beyond leaves the rest of an axis in one point
+_as_it_is = rc_context({"text.parse_math": False})  # a $ in a name begins no formula
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -27,6 +30,7 @@ def _one_panel(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, figure.subplots()
 
 
+@_as_it_is
 def perplexity_figure(records: list[Record], path: Path) -> None:
     """A PNG with a panel per evaluation set: bars at one sparsity, curves over several, on a log axis."""
     sets = list(dict.fromkeys(name for record in records for name in record["perplexity"]))
@@ -35,8 +39,10 @@ def perplexity_figure(records: list[Record], path: Path) -> None:
     figure = _figure(7 * len(sets), 4)
     axes = figure.subplots(1, len(sets), squeeze=False)
     for axis, name in zip(axes[0], sets, strict=True):
-        scored = _finite([record for record in records if name in record["perplexity"]], name)
-        if len(levels) > 1:
+        scored = drawable([record for record in records if name in record["perplexity"]], name)
+        if not scored:
+            axis.set_title(f"{name}: no finite perplexity", fontsize=9)
+        elif len(levels) > 1:
             _curves(axis, scored, name)
         else:
             _bars(axis, scored, name)
@@ -45,9 +51,13 @@ def perplexity_figure(records: list[Record], path: Path) -> None:
     _save(figure, path, dpi=150)
 
 
-def _finite(records: list[Record], name: str) -> list[Record]:
-    """Those whose perplexity on the set can be drawn."""
-    return [record for record in records if math.isfinite(record["perplexity"][name]["perplexity"])]
+def drawable(records: list[Record], name: str) -> list[Record]:
+    """Those whose perplexity on the set has a place on a log axis."""
+    return [record for record in records if _has_place(record["perplexity"][name]["perplexity"])]
+
+
+def _has_place(number: float) -> bool:
+    return 1 / _LARGEST < number < _LARGEST
 
 
 def _bars(axis: Axes, records: list[Record], name: str) -> None:
@@ -79,12 +89,15 @@ def _curves(axis: Axes, records: list[Record], name: str) -> None:
     axis.legend()
 
 
+@_as_it_is
 def grid_figure(grid: Grid, path: Path) -> None:
     """A PNG of a grid: perplexity on a log axis over the patterns, a line a method, bars for the spread over seeds."""
     figure, axis = _one_panel(*_WITH_LEGEND)
     for row in grid.rows:
         there = [pattern for pattern in grid.columns if (row, pattern) in grid.cells]
-        there = [pattern for pattern in there if math.isfinite(grid.cells[row, pattern].mean)]
+        there = [pattern for pattern in there if _has_place(grid.cells[row, pattern].mean)]
+        if not there:
+            continue
         cells = [grid.cells[row, pattern] for pattern in there]
         style = "--" if not cells[0].runs else "-"
         places = [grid.columns.index(pattern) for pattern in there]
@@ -98,6 +111,7 @@ def grid_figure(grid: Grid, path: Path) -> None:
     _save(figure, path, dpi=150)
 
 
+@_as_it_is
 def accuracy_figure(grid: Grid, path: Path) -> None:
     """A PNG of a grid of accuracies: a group of bars for each task, error bars for the spread or the standard error."""
     figure, axis = _one_panel(*_WITH_LEGEND)
@@ -115,21 +129,23 @@ def accuracy_figure(grid: Grid, path: Path) -> None:
     _save(figure, path, dpi=150)
 
 
+@_as_it_is
 def cost_figure(records: list[Record], name: str, path: Path) -> None:
     """A PNG of perplexity on the set `name` against the seconds of pruning, both on log axes, a colour a method."""
-    pruned = [record for record in _finite(records, name) if record["pattern"] != "dense"]
+    pruned = [record for record in drawable(records, name) if record["pattern"] != "dense"]
     points = [(max(record["seconds"]["prune"], 0.1), record) for record in pruned]
     title, label = f"what quality costs, {name}", "seconds of pruning, training included"
     _scatter(points, name, title, label, path)
 
 
+@_as_it_is
 def pareto_figure(records: list[Record], name: str, path: Path) -> None:
     """A PNG of perplexity on the set `name` against the prunable weights that are not zero, with the front of the best.
 
     All records must have been scored on the same tokens; then models of several sizes may stand in one picture.
     """
-    nonzeros = ((each["sparsity"]["numel"] - each["sparsity"]["zeros"], each) for each in _finite(records, name))
-    points = list(nonzeros)
+    nonzeros = ((each["sparsity"]["numel"] - each["sparsity"]["zeros"], each) for each in drawable(records, name))
+    points = [(place, record) for place, record in nonzeros if place > 0]
     title, label = f"quality by size, {name}", "prunable weights that are not zero"
     _scatter(points, name, title, label, path, front=True)
 
@@ -147,12 +163,13 @@ def _scatter(
         for place, value, record in own:
             text = f"{record['model']} {record['pattern']}" if several else record["pattern"]
             axis.annotate(text, (place, value), textcoords="offset points", xytext=(4, 2), fontsize=6)
-    if front:
+    if front and scored:
         best = pareto([(place, value) for place, value, _ in scored])
         axis.step(*zip(*best, strict=True), where="post", label="front", **_DENSE_LINE)
-    axis.set_xscale("log")
     axis.set_xlabel(f"{label} (log scale)")
-    _plain_numbers(axis.xaxis)
+    if scored:
+        axis.set_xscale("log")
+        _plain_numbers(axis.xaxis)
     _log_perplexity(axis, "perplexity")
     axis.set_title(title, fontsize=9)
     _legend(figure)
@@ -168,7 +185,8 @@ def pareto(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     return front
 
 
-def convergence_figure(curves: dict[str, list[tuple[str, list[Record]]]], title: str, path: Path) -> None:
+@_as_it_is
+def convergence_figure(curves: dict[str, list[tuple[str, list[dict[str, float]]]]], title: str, path: Path) -> None:
     """A PNG of training by step, two panels a pattern. `curves[pattern]`: label and lines of metrics of each run.
 
     Above the loss that is minimised; below cross-entropy on the probe's batch, f(x) solid and f(z) dashed.
@@ -182,7 +200,8 @@ def convergence_figure(curves: dict[str, list[tuple[str, list[Record]]]], title:
             for axis, key, style in (
                 (above, "loss", "-"), (below, "probe_loss", "o-"), (below, "probe_loss_sparse", "o--"),
             ):  # fmt: skip
-                points = [(line["step"], line[key]) for line in lines if key in line]
+                there = (line for line in lines if "step" in line and _has_place(line.get(key, math.nan)))
+                points = [(line["step"], line[key]) for line in there]
                 if points:
                     axis.plot(*zip(*points, strict=True), style, color=color, markersize=3, linewidth=1)
         above.set_title(pattern, fontsize=9)
@@ -190,8 +209,7 @@ def convergence_figure(curves: dict[str, list[tuple[str, list[Record]]]], title:
     axes[0, 0].set_ylabel("training loss")
     axes[1, 0].set_ylabel("cross-entropy on the probe\nx solid, z dashed")
     for axis in axes.flat:
-        axis.set_yscale("log")
-        _plain_numbers(axis.yaxis)
+        _log_scale(axis)
     for number, label in enumerate(labels):
         axes[0, 0].plot([], [], color=f"C{number % 10}", label=label)
     figure.suptitle(title, fontsize=9, x=0.02, ha="left")  # the legend is at the right
@@ -201,13 +219,20 @@ def convergence_figure(curves: dict[str, list[tuple[str, list[Record]]]], title:
 
 def _legend(figure: Figure) -> None:
     """Beside the panels, where it covers nothing."""
-    figure.legend(loc="outside right upper", fontsize=8)
+    if any(axis.get_legend_handles_labels()[1] for axis in figure.axes):
+        figure.legend(loc="outside right upper", fontsize=8)
 
 
 def _log_perplexity(axis: Axes, label: str) -> None:
-    axis.set_yscale("log")
+    _log_scale(axis)
     axis.set_ylabel(f"{label} (log scale)")
-    _plain_numbers(axis.yaxis)
+
+
+def _log_scale(axis: Axes) -> None:
+    """Of the heights; an axis without data stays as it is, for it has no decades."""
+    if axis.has_data():
+        axis.set_yscale("log")
+        _plain_numbers(axis.yaxis)
 
 
 def _plain_numbers(axis: Axis) -> None:
@@ -218,6 +243,7 @@ def _plain_numbers(axis: Axis) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
+@_as_it_is
 def sparsity_figure(record: Record, path: Path) -> None:
     """A PNG of the share of zeros of every pruned weight, in the order of the blocks."""
     tensors = record["sparsity"]["tensors"]
@@ -231,6 +257,7 @@ def sparsity_figure(record: Record, path: Path) -> None:
     _save(figure, path, dpi=120)
 
 
+@_as_it_is
 def mask_change_figure(changes: dict[int, dict[str, float]], title: str, path: Path) -> None:
     """A PNG heat map: the share of a weight's mask that changed at each z-update, weights by steps."""
     steps, names = list(changes), list(next(iter(changes.values())))

@@ -18,6 +18,9 @@ from elsa.sparsity.pattern import Pattern
 
 _PROTOCOL = ("windows", "length", "split", "formula", "autocast", "data_sha256")
 _DENSE = "dense"
+_HUGE = 1e12
+_LATEX = {character: rf"\{character}" for character in "%_&#${}"}
+_LATEX |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"}
 
 
 @dataclass
@@ -30,12 +33,16 @@ class Cell:
 
     @property
     def mean(self) -> float:
-        return fmean(self.values)
+        try:
+            return fmean(self.values)
+        except OverflowError:  # their sum has no number in fp64
+            return math.inf
 
     @property
     def spread(self) -> float | None:
-        """Standard deviation over seeds; None for a single one."""
-        return stdev(self.values) if len(self.values) > 1 else None
+        """Standard deviation over seeds; None for a single one, and where one of them is no number."""
+        known = len(self.values) > 1 and all(map(math.isfinite, self.values))
+        return stdev(self.values) if known else None
 
     @property
     def bar(self) -> float:
@@ -44,8 +51,13 @@ class Cell:
 
     def __str__(self) -> str:
         digits = 2 if self.mean < 100 else 0
-        spread = "" if self.spread is None else f" ± {self.spread:,.{digits}f}"
-        return f"{self.mean:,.{digits}f}{spread}"
+        spread = "" if self.spread is None else f" ± {in_words(self.spread, digits)}"
+        return f"{in_words(self.mean, digits)}{spread}"
+
+
+def in_words(number: float, digits: int) -> str:
+    """A number as tables show it: infinite and huge ones too are short words."""
+    return f"{number:,.{digits}f}" if abs(number) < _HUGE else f"{number:.3g}"
 
 
 @dataclass
@@ -70,7 +82,7 @@ class Grid:
     def best(self, column: str) -> str | None:
         """The row with the best mean of the pruned ones, None if the column holds a single number."""
         found = {row: self.cells[row, column] for row in self.rows if (row, column) in self.cells and row != _DENSE}
-        means = {row: cell.mean for row, cell in found.items() if cell.runs}
+        means = {row: cell.mean for row, cell in found.items() if cell.runs and not math.isnan(cell.mean)}
         if len(means) < 2:
             return None
         return min(means, key=means.__getitem__) if self.lowest_wins else max(means, key=means.__getitem__)
@@ -96,7 +108,7 @@ def grids(records: list[Record]) -> list[Grid]:
 
 def _grid(model: str, name: str, protocol: tuple[Any, ...], records: list[Record]) -> Grid:
     windows, length, split = protocol[:3]
-    dense = sorted({f"{r['perplexity'][name]['perplexity']:,.2f}" for r in records if r["pattern"] == _DENSE})
+    dense = sorted({in_words(r["perplexity"][name]["perplexity"], 2) for r in records if r["pattern"] == _DENSE})
     title = f"{model}, perplexity on {name} ({windows} {split} windows of {length} tokens"
     title += f"; without pruning {' or '.join(dense)})" if dense else ")"
     pruned = [record for record in records if record["pattern"] != _DENSE]
@@ -115,7 +127,8 @@ def _grid(model: str, name: str, protocol: tuple[Any, ...], records: list[Record
     patterns = sorted({pattern for _, pattern in cells}, key=orders.__getitem__)
 
     def height(row: str) -> float:
-        return fmean(math.log(cell.mean) for (its_row, _), cell in cells.items() if its_row == row)
+        found = fmean(math.log(cell.mean) for (its_row, _), cell in cells.items() if its_row == row)
+        return math.inf if math.isnan(found) else found
 
     return Grid(title, sorted({row for row, _ in cells}, key=height, reverse=True), patterns, cells, notes)
 
@@ -210,31 +223,36 @@ def _flat(settings: dict[str, Any]) -> dict[str, object]:
 
 def markdown_grid(grid: Grid) -> str:
     """A Markdown table under its title, the best of each column in bold, `--` where there is no run."""
-    lines = [grid.title, "", "| method | " + " | ".join(grid.columns) + " |"]
+    lines = [in_markdown(grid.title), "", "| method | " + " | ".join(map(in_markdown, grid.columns)) + " |"]
     lines.append("| --- |" + " ---: |" * len(grid.columns))
     for row in grid.rows:
         shown = [(grid.text(row, column), grid.best(column) == row) for column in grid.columns]
         texts = [f"**{text}**" if best else text for text, best in shown]
-        lines.append(f"| {row} | " + " | ".join(texts) + " |")
-    lines += ["", *(f"* {note}" for note in grid.notes)] if grid.notes else []
+        lines.append(f"| {in_markdown(row)} | " + " | ".join(texts) + " |")
+    lines += ["", *(f"* {in_markdown(note)}" for note in grid.notes)] if grid.notes else []
     return "\n".join(lines) + "\n"
+
+
+def in_markdown(text: str) -> str:
+    """Names in which nothing ends a cell or begins HTML."""
+    return " ".join(text.split()).replace("|", r"\|").replace("<", "&lt;")
 
 
 def latex_grid(grid: Grid) -> str:
     """The same as a LaTeX table in the manner of booktabs, its title as a comment."""
-    lines = [f"% {grid.title}", r"\begin{tabular}{l" + "r" * len(grid.columns) + "}", r"\toprule"]
-    lines += [" & ".join(["method", *map(_escaped, grid.columns)]) + r" \\", r"\midrule"]
+    title = " ".join(grid.title.split())
+    lines = [f"% {title}", r"\begin{tabular}{l" + "r" * len(grid.columns) + "}", r"\toprule"]
+    lines += [" & ".join(["method", *map(_latex, grid.columns)]) + r" \\", r"\midrule"]
     for row in grid.rows:
-        shown = [(_escaped(grid.text(row, column)), grid.best(column) == row) for column in grid.columns]
+        shown = [(_latex(grid.text(row, column)), grid.best(column) == row) for column in grid.columns]
         texts = [rf"\textbf{{{text}}}" if best else text for text, best in shown]
-        lines.append(" & ".join([_escaped(row), *texts]) + r" \\")
+        lines.append(" & ".join([_latex(row), *texts]) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
 
-def _escaped(text: str) -> str:
-    for character in "%_&#":
-        text = text.replace(character, rf"\{character}")
-    return text.replace("±", r"$\pm$")
+def _latex(text: str) -> str:
+    """Names in which no character is a command."""
+    return "".join(_LATEX.get(character, character) for character in " ".join(text.split()))
 
 
 def csv_cells(all_grids: list[Grid]) -> str:

@@ -14,10 +14,10 @@ th:first-child, td:first-child { text-align: left } tr { border-bottom: 1px soli
 
 
 def page(grids: list[Grid], pictures: list[Path], records: list[Record], failed: list[str]) -> str:
-    """`failed`: a line for each run that has no record."""
+    """`failed`: a line for each run that has no record. No name in a record can become HTML."""
     parts = ["<h1>elsa: report</h1>"]
     for grid in grids:
-        rows = [[row, *(_cell(grid, row, column) for column in grid.columns)] for row in grid.rows]
+        rows = [[escape(row), *(_cell(grid, row, column) for column in grid.columns)] for row in grid.rows]
         parts += [f"<h2>{escape(grid.title)}</h2>", _table(["method", *grid.columns], rows)]
         parts += [f"<p>{escape(note)}</p>" for note in grid.notes]
     parts += [f'<img alt="{escape(path.stem)}" src="data:image/png;base64,{_base64(path)}">' for path in pictures]
@@ -35,11 +35,12 @@ def page(grids: list[Grid], pictures: list[Path], records: list[Record], failed:
 def _cell(grid: Grid, row: str, column: str) -> str:
     text = grid.text(row, column)
     runs = grid.cells[row, column].runs if (row, column) in grid.cells else []
-    shown = f"<b>{text}</b>" if grid.best(column) == row else text
+    shown = f"<b>{escape(text)}</b>" if grid.best(column) == row else escape(text)
     return f'<span title="{escape(" ".join(runs))}">{shown}</span>'
 
 
 def _table(headers: list[str], rows: list[list[str]]) -> str:
+    """`headers`: text. `rows`: HTML."""
     head = "".join(f"<th>{escape(header)}</th>" for header in headers)
     body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
     return f"<table><tr>{head}</tr>{body}</table>"

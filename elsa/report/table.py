@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from elsa.record.record import Record
+from elsa.report.grid import in_markdown, in_words
 
 _TEXT = ("model", "method")  # columns of words, aligned left
 _KNOWN = ("acc", "acc_norm", "n", "version", "num_fewshot", "data_sha256")  # of a task's score
@@ -29,7 +30,7 @@ def columns(records: list[Record]) -> tuple[list[str], list[list[str]]]:
         facts = record["facts"]
         tokens = facts.get("calibration_tokens", 0) + facts.get("training_tokens", 0)
         row = [record["method"], f"{record['sparsity']['counted']:.4%}"]
-        row += [f"{score['perplexity']:,.2f}" if score else "--" for score in scores]
+        row += [in_words(score["perplexity"], 2) if score else "--" for score in scores]
         if tasks:
             zero_shot = record.get("zero_shot")
             limited = " (limited)" if zero_shot and zero_shot["limit"] else ""
@@ -40,6 +41,11 @@ def columns(records: list[Record]) -> tuple[list[str], list[list[str]]]:
     return (["model", *headers] if several else headers), rows
 
 
+def console(width: int) -> Console:
+    """Prints names as they are: brackets in them are no markup. `width`: characters, where there is no terminal."""
+    return Console(width=None if sys.stdout.isatty() else width, markup=False, emoji=False)
+
+
 def print_tables(records: list[Record]) -> None:
     """Print the table, and accuracy by task where there is some; without a terminal wide enough for whole words."""
     headers, rows = columns(records)
@@ -48,7 +54,7 @@ def print_tables(records: list[Record]) -> None:
         table.add_column(header, justify="left" if header in _TEXT else "right")
     for row in rows:
         table.add_row(*row)
-    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    console(140).print(table)
     if any("zero_shot" in record for record in records):
         print_zero_shot(records)
 
@@ -57,7 +63,8 @@ def markdown_table(records: list[Record]) -> str:
     """The same table as Markdown."""
     headers, rows = columns(records)
     align = ["---" if header in _TEXT else "---:" for header in headers]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in [headers, align, *rows]) + "\n"
+    lines = [[in_markdown(cell) for cell in row] for row in (headers, *rows)]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [lines[0], align, *lines[1:]]) + "\n"
 
 
 def print_zero_shot(records: list[Record]) -> None:
@@ -73,14 +80,14 @@ def print_zero_shot(records: list[Record]) -> None:
         table.add_column(header, justify="left" if header in ("method", "task") else "right")
     for record in scored:
         for name, score in record["zero_shot"]["tasks"].items():
-            norm = f"{score['acc_norm']:.3f} ± {score['acc_norm_stderr']:.3f}" if "acc_norm" in score else "--"
+            norm = f"{score['acc_norm']:.3f} ± {score['acc_norm_stderr']:.3f}" if "acc_norm_stderr" in score else "--"
             pair = record.get("zero_shot_against_dense", {}).get(name)
             change = f"{pair['difference']:+.3f} [{pair['low']:+.3f}, {pair['high']:+.3f}]" if pair else "--"
             flips = f"{pair['lost']}, {pair['gained']}" if pair else "--"
             accuracy = f"{score['acc']:.3f} ± {score['acc_stderr']:.3f}" if "acc" in score else "--"
             cells = [accuracy, norm, f"{score['n']}", change, flips, *([_other_metrics(score)] if others else [])]
             table.add_row(record.get("method", ""), name, *cells)
-    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    console(140).print(table)
 
 
 def _other_metrics(score: dict[str, Any]) -> str:

@@ -28,7 +28,7 @@ def doctor(composed: DictConfig) -> None:
         found, answer = _answer(check.look)
         missing += [] if found else [check.name]
         table.add_row("ok" if found else "MISSING", check.name, answer)
-    Console(width=140).print(table)
+    Console(width=140, markup=False).print(table)
     if missing:
         raise UserError(f"doctor: {', '.join(missing)} would stop this run")
     print("ready")

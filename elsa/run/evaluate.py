@@ -1,5 +1,6 @@
 """`elsa evaluate checkpoint=<folder>`: score a saved model, and add that to its run's record if it is that of a run."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from elsa.config.identity import evaluation_key
 from elsa.config.prune import EvaluateConfig, resolved_device
 from elsa.data.windows import WindowReader
 from elsa.evaluation.base import Subject
-from elsa.files import content_hash, file_hash
+from elsa.files import content_hash, file_hash, file_name
 from elsa.model.loading import Pretrained, limits
 from elsa.model.weights import prunable_weights
 from elsa.record.environment import environment
@@ -39,7 +40,7 @@ def score(run: EvaluateConfig, config: dict[str, Any]) -> Finished:
     `config` is the resolved config of `run`.
     """
     check_evaluate(run)
-    folder = next((each for each in _folders(run) if (each / "result.json").is_file()), None)
+    folder = next((each for each in _folders(run) if os.path.lexists(each / "result.json")), None)
     if folder is None:
         record = _scored(run, config, None)
         folder = Path(run.paths.outputs) / "evaluations" / record["name"]
@@ -69,7 +70,8 @@ def _scored(run: EvaluateConfig, config: dict[str, Any], record: Record | None) 
     )
     bos = before.get("begin_with_bos", False) if run.begin_with_bos is None else run.begin_with_bos
     dtype = run.dtype or before["dtype"] or "float32"
-    source = Pretrained(name=run.checkpoint, path=str(run.model_folder), dtype=dtype, begin_with_bos=bos)
+    name = file_name(Path(run.checkpoint).resolve().name)
+    source = Pretrained(name=name, path=str(run.model_folder), dtype=dtype, begin_with_bos=bos)
     source.check()
     device = resolved_device(run.device)
     model, tokenizer = source.load(cache, device)
@@ -86,7 +88,7 @@ def _described(run: EvaluateConfig, config: dict[str, Any], model: PreTrainedMod
     weights = {path.name: file_hash(path) for path in sorted(run.model_folder.glob("*.safetensors"))}
     counts = {n: {"zeros": int((w.value_OI == 0).sum()), "numel": w.numel} for n, w in prunable_weights(model).items()}
     zeros, numel = (sum(count[key] for count in counts.values()) for key in ("zeros", "numel"))
-    name, share = Path(run.checkpoint).resolve().name, zeros / numel
+    name, share = file_name(Path(run.checkpoint).resolve().name), zeros / numel
     return {
         "name": f"{name}-{content_hash([weights, config['eval']])}", "model": name, "method": "checkpoint",
         "pattern": f"{share:.2%}" if zeros else "dense", "seed": None, "settings": {}, "weights_sha256": weights,

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
+from pydantic import TypeAdapter
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from elsa.checkpoint.resume import RunCheckpoints
@@ -23,20 +24,21 @@ from elsa.config.prune import PruneConfig, resolved_device
 from elsa.data.windows import WindowReader, windows_hash
 from elsa.errors import UserError
 from elsa.evaluation.base import Subject, paired, summary_of
-from elsa.files import file_hash, flattened, read_json, write_json
+from elsa.files import explained, file_hash, flattened, make_folder, read_json, remove_leftovers, write_json
 from elsa.method.base import Task
 from elsa.method.dense import Dense
-from elsa.model.loading import ModelSource, Pretrained, limits
+from elsa.model.loading import Pretrained, limits
 from elsa.model.weights import Coverage, prunable_weights
 from elsa.record.environment import environment
 from elsa.record.key import Key
-from elsa.record.record import Record, evaluation_of, read_record, scored, write_record
+from elsa.record.record import Record, evaluation_of, read_pruned, read_record, scored, write_record
 from elsa.report.figure import mask_change_figure, sparsity_figure
 from elsa.report.table import score_tables
 from elsa.track import Outcome, TrackedRun, Tracker
 from elsa.track.memory import peak_bytes, reset_peak
 
 _DENSE = {"_target_": "elsa.method.dense.Dense"}
+_MASK_CHANGES = TypeAdapter(dict[int, dict[str, float]])
 _log = logging.getLogger(__name__)
 
 
@@ -68,7 +70,7 @@ def dense_of(run: PruneConfig, config: dict[str, Any]) -> tuple[PruneConfig, dic
 def run_alone(run: PruneConfig, config: dict[str, Any], covered: Coverage, dense: Finished | None) -> Finished:
     """One run without that of its dense model, which `dense` is, if it is known."""
     names = Names.of(run)
-    names.folder.mkdir(parents=True, exist_ok=True)
+    make_folder(names.folder)
     with alone(names.folder):
         record = read_record(names.folder)
         found = evaluation_of(record, names.wanted)
@@ -120,11 +122,13 @@ def alone(folder: Path) -> Iterator[None]:
     """One process at a time in a run's folder: the runs of a sweep share the dense model's."""
     lock = FileLock(folder / ".lock")
     try:
-        lock.acquire(timeout=0)
+        with explained(folder / ".lock", "locked"):
+            lock.acquire(timeout=0)
     except Timeout:
         _log.info("%s: another process is running this very run; waiting for it", folder)
         lock.acquire()
     try:
+        remove_leftovers(folder)
         yield
     finally:
         lock.release()
@@ -148,9 +152,9 @@ class _Job:
         """Prune and save, unless that is done; then evaluate and write the record. `record`: what there is of it."""
         run, cache = self._run, Path(self._run.paths.cache)
         write_json(self._folder / "config.json", self._config)
-        pruned = read_json(self._folder / "pruned.json") if record is None else record
+        pruned = self._kept(record)
         with self._timed("load"):
-            model, tokenizer = self._source(pruned).load(cache, self._device)
+            pruned, model, tokenizer = self._load(pruned)
             reader = WindowReader(
                 tokenizer=tokenizer, cache=cache, begin_with_bos=run.model.begin_with_bos, **limits(model)
             )
@@ -159,7 +163,7 @@ class _Job:
         outcome = Outcome()
         try:
             if pruned is None:
-                pruned = self._prune_and_save(model, tokenizer, reader, tracker, covered)
+                pruned = _with_scores_of(record, self._prune_and_save(model, tokenizer, reader, tracker, covered))
             with self._timed("evaluate"):
                 scores = run.eval.evaluate(Subject(model=model, tokenizer=tokenizer, cache=cache), prepared)
             record = self._write_record(pruned, scores)
@@ -168,13 +172,35 @@ class _Job:
             tracker.close(outcome)
         return record
 
-    def _source(self, pruned: Record | None) -> ModelSource:
-        """The model to prune, or the one that was pruned; the dense model was not saved, for it is not ours."""
-        run = self._run
-        if pruned is None or isinstance(run.method, Dense):
-            return run.model
-        where, bos = str(self._folder / "model"), run.model.begin_with_bos
-        return Pretrained(name=run.model.name, path=where, dtype=pruned["dtype"], begin_with_bos=bos)
+    def _kept(self, record: Record | None) -> Record | None:
+        """What was pruned before, in the record of the run or in `pruned.json`; None, and said, if that is broken."""
+        try:
+            pruned = read_pruned(self._folder) if record is None else record
+        except UserError as error:
+            if not (self._folder / "pruned.json").is_file():  # it could not be written either
+                raise
+            _log.error("%s; pruning again", error)
+            return None
+        hashes = {} if pruned is None else pruned.get("weights_sha256", {})
+        if hashes and hashes != _weights_hashes(self._folder / "model"):
+            _log.error("%s: not the weights that were saved there; pruning again", self._folder / "model")
+            return None
+        return pruned
+
+    def _load(self, pruned: Record | None) -> tuple[Record | None, PreTrainedModel, PreTrainedTokenizerFast]:
+        """The model that was pruned, with what is known of it; the model to prune if that cannot be loaded."""
+        run, cache = self._run, Path(self._run.paths.cache)
+        if pruned is not None and not isinstance(run.method, Dense):  # the dense model is not ours and was not saved
+            where, bos = str(self._folder / "model"), run.model.begin_with_bos
+            dtype = pruned.get("dtype") or run.model.dtype
+            try:
+                saved = Pretrained(name=run.model.name, path=where, dtype=dtype, begin_with_bos=bos)
+                saved.check()
+                return pruned, *saved.load(cache, self._device)
+            except UserError as error:
+                _log.error("%s: %s; pruning again", where, error)
+                pruned = None
+        return pruned, *run.model.load(cache, self._device)
 
     def _track(self, step: int | None) -> Tracker:
         folder, name = self._folder, self._folder.name
@@ -249,12 +275,22 @@ class _Job:
         """Draw the zeros of every weight and, where ADMM moved masks, how much they changed."""
         pictures = {"sparsity": self._folder / "sparsity.png"}
         sparsity_figure(record, pictures["sparsity"])
-        changes = read_json(self._folder / "mask_changes.json")
-        if changes and len(changes) > 1:
+        changes = self._mask_changes()
+        if len(changes) > 1:
             pictures["mask_change"] = self._folder / "mask_change.png"
-            numbered = {int(step): shares for step, shares in changes.items()}
-            mask_change_figure(numbered, self._folder.name, pictures["mask_change"])
+            mask_change_figure(changes, self._folder.name, pictures["mask_change"])
         return pictures
+
+    def _mask_changes(self) -> dict[int, dict[str, float]]:
+        """By step and weight; none if the file is broken, for a picture is worth no run."""
+        path = self._folder / "mask_changes.json"
+        try:
+            changes = _MASK_CHANGES.validate_python(read_json(path) or {})
+        except ValueError:
+            _log.error("%s: broken, so there is no picture of it", path)
+            return {}
+        names = {frozenset(shares) for shares in changes.values()}
+        return changes if len(names) == 1 else {}
 
     def _write_record(self, pruned: Record, scores: dict[str, dict[str, Any]]) -> Record:
         """Add the evaluation to what was pruned; the record with its scores."""
@@ -295,6 +331,12 @@ def _save_and_count(
     zeros, numel = (sum(count[key] for count in counts.values()) for key in ("zeros", "numel"))
     asked = run.sparsity.sparsity if run.method.prunes else 0.0
     return {"asked": asked, "counted": zeros / numel, "zeros": zeros, "numel": numel, "tensors": counts}
+
+
+def _with_scores_of(record: Record | None, pruned: Record) -> Record:
+    """What was pruned again has the scores of before if it came out as the same bits."""
+    same = record is not None and record.get("weights_sha256") == pruned["weights_sha256"]
+    return pruned | {"evaluations": record["evaluations"]} if same and record is not None else pruned
 
 
 def _weights_hashes(folder: Path) -> dict[str, str]:

@@ -3,21 +3,26 @@
 import json
 import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig
-from rich.console import Console
+from pydantic import TypeAdapter
 from rich.markdown import Markdown
 
 from elsa.config.build import build
 from elsa.config.commands import ReportConfig
 from elsa.config.compose import plain
 from elsa.errors import UserError
-from elsa.files import content_hash, write_atomically
+from elsa.files import check_writable, content_hash, file_name, json_ready, write_text
 from elsa.record.record import Record, read_record, read_records, views
-from elsa.report.figure import accuracy_figure, convergence_figure, cost_figure, grid_figure, pareto_figure
+from elsa.report.figure import (
+    accuracy_figure,
+    convergence_figure,
+    cost_figure,
+    drawable,
+    grid_figure,
+    pareto_figure,
+)
 from elsa.report.grid import (
     Grid,
     accuracy_grids,
@@ -29,21 +34,24 @@ from elsa.report.grid import (
     scored_alike,
 )
 from elsa.report.page import page
-from elsa.sweep.manifest import read_manifest
+from elsa.report.table import console
+from elsa.sweep.manifest import Cell, read_manifest
 from elsa.track.jsonl import logged
 
-Curves = dict[str, list[tuple[str, list[dict[str, Any]]]]]
+Curves = dict[str, list[tuple[str, list[dict[str, float]]]]]
+_LINES = TypeAdapter(list[dict[str, float]])
 
 
 def report(composed: DictConfig) -> None:
     """Find the records, name and skip what is none, print the tables and write them."""
     run = build(ReportConfig, plain(composed))
     run.check()
+    check_writable("paths.outputs", Path(run.paths.outputs))
     sources, failed = [], []
     for path in map(Path, run.records):
         cells = read_manifest(path)
         sources += _sources(path) if cells is None else [cell.record for cell in cells if cell.finished]
-        failed += [f"{cell}: {cell.reason or cell.state}" for cell in cells or [] if not cell.finished]
+        failed += [f"{cell}: {_reason(cell)}" for cell in cells or [] if not cell.finished]
     for line in failed:
         print(f"elsa: no record of {line}", file=sys.stderr)
     found = _read(sources)
@@ -51,6 +59,15 @@ def report(composed: DictConfig) -> None:
         raise UserError(f"records={run.records}: no finished run below, that is no result.json")
     name = content_hash(sorted(record["name"] for record, _ in found))
     _write(Path(run.paths.outputs) / "reports" / name, found, failed)
+
+
+def _reason(cell: Cell) -> str:
+    """Why a run of a sweep has no record."""
+    try:
+        read_record(cell.record.parent)
+    except UserError as error:
+        return str(error)
+    return cell.reason or cell.state
 
 
 def _write(folder: Path, whole: list[tuple[Record, Path | None]], failed: list[str]) -> None:
@@ -63,17 +80,13 @@ def _write(folder: Path, whole: list[tuple[Record, Path | None]], failed: list[s
     pictures = _draw(folder, perplexities, accuracies, found)
     texts = {
         "tables.md": tables, "tables.tex": "\n".join(latex_grid(grid) for grid in every), "cells.csv": csv_cells(every),
-        "records.jsonl": "".join(json.dumps(record) + "\n" for record, _ in whole),
+        "records.jsonl": "".join(json.dumps(json_ready(record)) + "\n" for record, _ in whole),
         "index.html": page(every, pictures, records, failed),
     }  # fmt: skip
     for name, text in texts.items():
-        write_atomically(folder / name, partial(_write_text, text=text))
-    Console(width=None if sys.stdout.isatty() else 160).print(Markdown(tables))
+        write_text(folder / name, text)
+    console(160).print(Markdown(tables))
     print(f"{folder}: {', '.join(texts)} (cells.csv names the runs behind each number), pictures", flush=True)
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text)
 
 
 def _draw(
@@ -83,7 +96,7 @@ def _draw(
     pictures: list[Path] = []
 
     def draw(name: str, figure: Callable[..., None], *arguments: object) -> None:
-        pictures.append(folder / f"{name}.png")
+        pictures.append(folder / f"{file_name(name)}.png")
         figure(*arguments, pictures[-1])
 
     for number, grid in enumerate(perplexities):
@@ -91,14 +104,15 @@ def _draw(
             draw(f"perplexity_{number}", grid_figure, grid)
     for number, grid in enumerate(accuracies):
         draw(f"accuracy_{number}", accuracy_figure, grid)
-    for number, (name, _, alike) in enumerate(scored_alike([record for record, _ in found])):
+    for number, (name, _, scored) in enumerate(scored_alike([record for record, _ in found])):
+        alike = drawable(scored, name)
         if any(record["pattern"] != "dense" for record in alike):
             draw(f"cost_{number}_{name}", cost_figure, alike, name)
         if len({record["pattern"] for record in alike}) > 1:
             draw(f"pareto_{number}_{name}", pareto_figure, alike, name)
-    for model in dict.fromkeys(record["model"] for record, _ in found):
+    for number, model in enumerate(dict.fromkeys(record["model"] for record, _ in found)):
         if curves := _curves([(record, path) for record, path in found if record["model"] == model]):
-            draw(f"convergence_{model}", convergence_figure, curves, f"training on {model}")
+            draw(f"convergence_{number}_{model}", convergence_figure, curves, f"training on {model}")
     return pictures
 
 
@@ -107,10 +121,19 @@ def _curves(found: list[tuple[Record, Path | None]]) -> Curves:
     labels = row_labels([record for record, _ in found])
     curves: Curves = {}
     for record, folder in found:
-        lines = [] if folder is None else logged(folder)
+        lines = [] if folder is None else _training(folder)
         if lines:
             curves.setdefault(record["pattern"], []).append((labels[record["name"]], lines))
     return curves
+
+
+def _training(folder: Path) -> list[dict[str, float]]:
+    """What a run has logged at its steps. A file that is broken is named and left out."""
+    try:
+        return _LINES.validate_python(logged(folder))
+    except (ValueError, AttributeError, TypeError, OSError) as error:
+        print(f"elsa: skipped the curve of {folder}: its metrics are broken ({type(error).__name__})", file=sys.stderr)
+        return []
 
 
 def _sources(path: Path) -> list[Path]:
@@ -119,20 +142,27 @@ def _sources(path: Path) -> list[Path]:
 
 
 def _read(sources: list[Path]) -> list[tuple[Record, Path | None]]:
-    """All records of the files, each with its run's folder if it lies there; what is no record is named and skipped.
+    """All records of the files, each with its run's folder if it lies there.
 
-    A run that is found several times counts once, as it was found last; so does one that was made again by other code,
-    as it was made last.
+    What is no record is named and skipped where it was found in a folder. Raises `UserError` for a file of records
+    that is broken, for it was asked for by name. A run that is found several times counts once, as it was found last;
+    so does one that was made again by other code, as it was made last.
     """
     found: dict[str, tuple[Record, Path | None]] = {}
-    for source in sorted(sources, key=lambda source: source.stat().st_mtime_ns):
-        try:
-            folder = None if source.suffix == ".jsonl" else source.parent
-            records = read_records(source) if folder is None else [read_record(folder)]
-            found |= {_question(record): (record, folder) for record in records if record}
-        except UserError as error:
-            print(f"elsa: skipped {error}", file=sys.stderr)
+    for source in sorted(sources, key=lambda source: source.lstat().st_mtime_ns):
+        if source.suffix == ".jsonl":
+            found |= {_question(record): (record, None) for record in read_records(source)}
+        elif record := _record_or_none(source.parent):
+            found[_question(record)] = (record, source.parent)
     return sorted(found.values(), key=lambda each: each[0]["name"])
+
+
+def _record_or_none(folder: Path) -> Record | None:
+    try:
+        return read_record(folder)
+    except UserError as error:
+        print(f"elsa: skipped {error}", file=sys.stderr)
+        return None
 
 
 def _question(record: Record) -> str:

@@ -14,6 +14,7 @@ from elsa.config.commands import ReproduceConfig
 from elsa.config.compose import plain
 from elsa.config.prune import PruneConfig
 from elsa.errors import UserError, did_you_mean
+from elsa.files import read_text
 from elsa.method.dense import Dense
 from elsa.record.environment import differences, environment
 from elsa.record.record import Record, parsed, read_records, scored
@@ -34,15 +35,20 @@ def reproduce(composed: DictConfig) -> None:
     if threads is not None:
         torch.set_num_threads(threads)
     outputs = str(Path(asked.paths.outputs) / "reproductions")
-    again = _run(record, dataclasses.asdict(asked.paths) | {"outputs": outputs})
+    again = _run(record, dataclasses.asdict(asked.paths) | {"outputs": outputs}, f"record={asked.record}")
     _compare(scored(record, record["evaluations"][0]), again)
 
 
-def _run(record: Record, paths: dict[str, Any]) -> Record:
+def _run(record: Record, paths: dict[str, Any], where: str) -> Record:
     """The same run anew; for zero-shot scores the dense model's too, which they are paired with."""
+    if record["method"] == "checkpoint":
+        raise UserError(f"{where}: it scored a folder that no run left, so there is no run to do again")
     evaluation = record["evaluations"][0]
     config = _FRESH | record["config"] | {"paths": paths, "eval": evaluation["config"]}
-    run = build(PruneConfig, config)
+    try:
+        run = build(PruneConfig, config)
+    except UserError as error:
+        raise UserError(f"{where}: its config is none of this version: {error}") from error
     covered, dense = check_prune(run), None
     if "zero_shot" in evaluation and not isinstance(run.method, Dense):
         dense = run_alone(*dense_of(run, config), covered, None)
@@ -56,7 +62,7 @@ def _found(where: str) -> Record:
     if not path.is_file():
         raise UserError(f"record={where}: no such file; give a result.json, its folder, or a .jsonl:<line or name>")
     if path.suffix != ".jsonl":
-        return parsed(path.read_text(), f"record={where}")
+        return parsed(read_text(path), f"record={where}")
     records = read_records(path)
     by_name = {record["name"]: record for record in records} | {str(n): each for n, each in enumerate(records, 1)}
     if line not in by_name:
@@ -74,7 +80,7 @@ def _compare(record: Record, again: Record) -> None:
     if all(now.get(name) == value for name, value in before.items()):
         print("the same bits")
         return
-    reasons = [f"the data {key} are others" for key, value in record["data_sha256"].items()
+    reasons = [f"the data {key} are others" for key, value in record.get("data_sha256", {}).items()
                if again["data_sha256"].get(key) != value]  # fmt: skip
     reasons += differences(record["environment"], environment(again["device"]))
     raise UserError(f"reproduce: the bits differ; {'; '.join(reasons) or 'nothing that is recorded explains it'}")

@@ -1,5 +1,6 @@
 """From a command and its arguments to its job, through Hydra. The job's module is imported once the config stands."""
 
+import errno
 import logging
 import os
 import sys
@@ -15,6 +16,10 @@ from elsa.config.compose import one_line, sweep_name
 from elsa.errors import UserError
 from elsa.log import show_on_console
 
+_OF_THE_DISK = (
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ENOTDIR,
+    errno.EISDIR,
+)  # fmt: skip
 _LIKE_PRUNE = ("plan", "doctor", "fetch")  # take the same arguments
 
 
@@ -30,6 +35,10 @@ def start(command: str, arguments: list[str]) -> None:
         _compose_and_run(command)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(one_line(error, arguments)) from error
+    except OSError as error:
+        if error.errno not in _OF_THE_DISK:
+            raise
+        raise UserError(f"{error.filename or 'a file'}: {error.strerror}") from error
 
 
 def _quiet() -> None:

@@ -26,9 +26,9 @@ def status(composed: DictConfig) -> None:
     run = build(StatusConfig, plain(composed))
     folder = _chosen(Path(run.paths.outputs) / "sweeps", run.sweep)
     if not sys.stdout.isatty():
-        Console(width=160).print(_table(folder))
+        Console(width=160, markup=False).print(_table(folder))
         return
-    with Live(_table(folder), auto_refresh=False) as live:
+    with Live(_table(folder), console=Console(markup=False), auto_refresh=False) as live:
         while is_running(folder):
             time.sleep(_REFRESH)
             live.update(_table(folder), refresh=True)
@@ -60,6 +60,10 @@ def _table(folder: Path) -> Table:
 
 
 def _step(cell: Cell) -> str:
-    """The optimiser's step that a run in training has reached, of how many."""
-    lines, config = logged(Path(cell.folder)), read_json(Path(cell.folder) / "config.json")
-    return f"{lines[-1]['step']:,} of {config['training']['steps']:,}" if lines and config else ""
+    """The optimiser's step that a run in training has reached, of how many; nothing if its files do not tell."""
+    folder = Path(cell.folder)
+    try:
+        lines, config = logged(folder), read_json(folder / "config.json")
+        return f"{lines[-1]['step']:,} of {config['training']['steps']:,}" if lines and config else ""
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return ""

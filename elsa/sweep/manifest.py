@@ -3,13 +3,16 @@
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal, get_args
 
 from filelock import FileLock, Timeout
+from pydantic import TypeAdapter
 
 from elsa.errors import UserError
-from elsa.files import read_json, write_json
+from elsa.files import explained, make_folder, read_json, remove_leftovers, write_json
 
-STATES = ("waiting", "running", "done", "failed")
+State = Literal["waiting", "running", "done", "failed"]
+STATES: tuple[State, ...] = get_args(State)
 
 
 @dataclass
@@ -26,7 +29,7 @@ class Cell:
     overrides: list[str]
     folder: str
     evaluation: str = ""
-    state: str = "waiting"
+    state: State = "waiting"
     where: str | None = None
     attempts: int = 0
     seconds: float | None = None
@@ -44,11 +47,21 @@ class Cell:
             return False
         if not self.evaluation:  # of a manifest from before runs held several
             return True
-        evaluations = (read_json(self.record) or {}).get("evaluations", [])
-        return any(str(each["key"]).startswith(self.evaluation) for each in evaluations)
+        return any(key.startswith(self.evaluation) for key in _evaluations(self.record))
 
     def __str__(self) -> str:
         return self.label
+
+
+_CELLS = TypeAdapter(list[Cell])
+
+
+def _evaluations(record: Path) -> list[str]:
+    """The keys of a record's evaluations; none if it is broken, of which its own run will tell."""
+    try:
+        return [str(each["key"]) for each in (read_json(record) or {}).get("evaluations", [])]
+    except (ValueError, TypeError, LookupError):
+        return []
 
 
 class Manifest:
@@ -69,12 +82,14 @@ class Manifest:
                 cell.state = "waiting"
 
     def __enter__(self) -> "Manifest":
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         self._lock = FileLock(self.folder / ".lock", timeout=0)
         try:
-            self._lock.acquire()
+            with explained(self.folder / ".lock", "locked"):
+                self._lock.acquire()
         except Timeout as error:
             raise UserError(f"{self.folder}: another process is running this very sweep") from error
+        remove_leftovers(self.folder)
         self.save()
         return self
 
@@ -95,16 +110,18 @@ def read_manifest(folder: Path) -> list[Cell] | None:
     path = folder / "manifest.json"
     try:
         content = read_json(path)
-        return None if content is None else [Cell(**cell) for cell in content["cells"]]
-    except (ValueError, TypeError, KeyError) as error:
+        return None if content is None else _CELLS.validate_python(content["cells"])
+    except (ValueError, KeyError) as error:
         raise UserError(f"{path}: no manifest of a sweep; delete it to start the sweep again") from error
 
 
 def is_running(folder: Path) -> bool:
-    """Whether a process is at work on the sweep in `folder`."""
+    """Whether a process is at work on the sweep in `folder`, as far as its lock can be asked."""
     lock = FileLock(folder / ".lock", timeout=0)
     try:
         with lock:
             return False
     except Timeout:
         return True
+    except OSError:
+        return False

@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import os
+import pickle
 import signal
 
 import pytest
@@ -121,7 +122,7 @@ def test_a_process_that_dies_while_it_writes_leaves_the_state_before(tmp_path, w
     def dying(state, path):
         if state["step"] == 4:
             path.write_bytes(b"half a file")
-            path.replace(path.with_name(".left-behind.pt"))  # as SIGKILL leaves it: nothing cleans up
+            path.replace(path.with_name(".left.part-behind.pt"))  # as SIGKILL leaves it: nothing cleans up
             raise PowerLoss
         save(state, path)
 
@@ -201,3 +202,77 @@ def test_what_starts_from_another_method_goes_on_without_it(tmp_path, windows, m
     monkeypatch.setattr(start, "apply", lambda self, model, task: pytest.fail("the start ran again"))
     _, facts, _ = prune(method, windows, kept=checkpoints(tmp_path))
     assert facts["calibration_tokens"] == 8 * 16
+
+
+def flipped(path):
+    """One bit of a tensor another: the file still loads."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def as_folder(path):
+    path.unlink()
+    path.mkdir()
+
+
+def planted(path):
+    """A pickle that would make a file when it is loaded."""
+    path.write_bytes(pickle.dumps(Planted(str(path.parent / "executed"))))
+
+
+class Planted:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (self.path, "w"))
+
+
+DAMAGE = {
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-100]),
+    "empty": lambda path: path.write_bytes(b""),
+    "text": lambda path: path.write_text("no state"),
+    "a bit": flipped,
+    "a folder": as_folder,
+    "another format": lambda path: torch.save({"step": 8, "weights": {}}, path),
+    "a list": lambda path: torch.save([1], path),
+    "without its step": lambda path: torch.save({"format": 1, "fingerprint": {}, "seconds": 1.0}, path),
+    "a pickle": planted,
+    "a pickle in a torch file": lambda path: torch.save(Planted(str(path.parent / "executed")), path),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_state_is_named_and_the_one_before_is_taken(tmp_path, caplog, damage):
+    caplog.set_level("INFO", "elsa")
+    before = RunCheckpoints(tmp_path, 0, 2, dict)
+    for step in (7, 8):
+        before.save(step, {"step": step, "weights": torch.arange(1000)})
+    damage(tmp_path / "step-00000008.pt")
+    kept = RunCheckpoints(tmp_path, 0, 2, dict)
+    assert kept.exist()
+    assert kept.step() == 7
+    assert torch.equal(kept.latest()["weights"], torch.arange(1000))
+    first, second = (record.getMessage() for record in caplog.records)
+    assert first.startswith(f"{tmp_path}/step-00000008.pt: no whole state (")
+    assert first.endswith("); an older one is tried")
+    assert second == f"{tmp_path}/step-00000007.pt: going on after step 7"
+    assert not (tmp_path / "executed").exists()
+    kept.save(9, {"step": 9})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000007.pt", "step-00000009.pt"]
+
+
+def test_where_every_state_is_damaged_training_starts_anew_and_says_so(tmp_path, windows, caplog):
+    expected, _, _ = prune("elsa", windows)
+    for step in (3, 5):
+        (tmp_path / f"step-{step:08d}.pt").write_bytes(b"junk")
+    (tmp_path / "step-x.pt").write_bytes(b"")
+    kept = checkpoints(tmp_path)
+    assert not kept.exist()
+    assert kept.step() == 0
+    result, _, _ = prune("elsa", windows, kept=kept)
+    assert_same(result, expected)
+    assert caplog.text.count("there is no other, so training starts anew") == 1
+    kept.discard()
+    assert not tmp_path.exists()

@@ -12,6 +12,7 @@ from elsa.evaluation.base import Subject
 from elsa.evaluation.perplexity import Perplexity, mean_loss
 from elsa.record.record import read_record, views, write_record
 from tests.conftest import CONFIGS, random_model
+from tests.record.records import record
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ def scores_of(logit, tmp_path):
 def test_a_loss_too_large_for_a_perplexity_is_infinite_and_its_record_is_json(tmp_path):
     score = scores_of(5000.0, tmp_path)
     assert (score["perplexity"], score["loss"]) == (math.inf, pytest.approx(5000.0))
-    write_record(tmp_path, {"name": "x", "evaluations": [{"key": "k", "perplexity": {"a": score}}]})
+    write_record(tmp_path, record(evaluations=[{"key": "k", "config": {}, "perplexity": {"a": score}}]))
     json.loads((tmp_path / "result.json").read_text(), parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
     (view,) = views(read_record(tmp_path))
     assert view["perplexity"]["a"] == score

@@ -1,0 +1,44 @@
+"""A record as a run leaves it, small enough to be damaged by hand."""
+
+import copy
+
+_TASK = {"acc": 0.5, "acc_stderr": 0.1, "n": 2, "version": 1.0, "num_fewshot": 0, "data_sha256": "d"}
+
+
+def record(method="wanda", pattern="50%", perplexity=20.0, **changed):
+    """Of format 3. `changed`: top-level keys."""
+    zeros = 0 if pattern == "dense" else 50
+    score = {"perplexity": perplexity, "windows": 8, "length": 16, "split": "test", "formula": "standard"}
+    score |= {"autocast": "none", "data_sha256": "d"}
+    return {
+        "format": 3, "name": f"tiny-{method}-{pattern}", "model": "tiny", "method": method, "pattern": pattern,
+        "seed": 0, "settings": {"method": {"type": method, "rate": 1}}, "facts": {"training_tokens": 8},
+        "config": {"model": {"name": "tiny"}, "sparsity": {"pattern": "unstructured", "ratio": 0.5}},
+        "sparsity": {
+            "asked": 0.5, "counted": zeros / 100, "zeros": zeros, "numel": 100,
+            "tensors": {"weight": {"zeros": zeros, "numel": 100}},
+        },
+        "seconds": {"prune": 1.0}, "environment": {"libraries": {"torch": "2"}, "threads": 1}, "peak_memory_bytes": 1,
+        "evaluations": [{"key": "a-b", "config": {}, "perplexity": {"held_out": score}}],
+    } | changed  # fmt: skip
+
+
+def answered(**changed):
+    """A record with zero-shot scores."""
+    found = record(**changed)
+    scores = {"tasks": {"rte": _TASK}, "items": {"rte": [0, 1]}, "average_acc": 0.5, "limit": None}
+    found["evaluations"][0]["zero_shot"] = scores | {"dtype": "float32", "lm_eval": "0.4"}
+    return found
+
+
+def damaged(whole, path, *value):
+    """`whole` with another value at the dotted path, or without it."""
+    found = copy.deepcopy(whole)
+    at, (*parents, last) = found, path.split(".")
+    for key in parents:
+        at = at[int(key)] if isinstance(at, list) else at[key]
+    if value:
+        at[last] = value[0]
+    else:
+        del at[last]
+    return found
