@@ -10,35 +10,24 @@ import argparse
 import gzip
 import json
 import os
+import shlex
 import shutil
 import signal
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline", "COLUMNS": "200"}
-os.environ |= {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}  # as `elsa` sets them
+from forked import said, start  # isort: skip (it sets variables that libraries read at their import)
 
 import torch
 from safetensors.torch import load_file, save_file
 
-import elsa.evaluation.zero_shot
-import elsa.run.dashboard
-import elsa.run.doctor
-import elsa.run.evaluate
-import elsa.run.plan
-import elsa.run.prune
-import elsa.run.report
-import elsa.run.reproduce
-import elsa.run.status
-import elsa.run.sweep
-from elsa.run.cli import main as run_elsa
+import elsa.model.loading
 
-TINY = Path(elsa.run.cli.__file__).parents[1] / "model/tiny"
+TINY = Path(elsa.model.loading.__file__).parent / "tiny"
 SECONDS = 60
 LONGEST = 500  # characters of a line
 QUICK = ["eval.windows=2", "data.sequence_length=32"]
@@ -60,78 +49,177 @@ class Case:
 # --- words and settings
 
 
+WORDS = """\
+''
+=5
+-
+'~'
+prun
+plan evaluate
+--cfg"""
+SETTINGS = """\
+method=wanda x
+--foo
+-m --cfg job
+'sparsity.ratio='"'"'0.5'
+'eval.tasks=[a,b' eval=zero_shot
+'seed=${nope}'
+'paths.outputs=${oc.env:NO_SUCH_NAME}'
++sparsity.foo=1
+methd.x=1
+training.stepps=3
+method=wandda
+method=Wanda
+Method=wanda
+'method=[wanda]'
+method=null
+model=3
+data=true
+method._target_=os.system
+tracker._target_=elsa.method.wanda.Wanda
+method._target_=null
+method._target_=elsa.method.wanda.nope
+method._target_=elsa.nope.Nope
+'sparsity={pattern:a}'
+seed=0,1
+method=../sparsity/2of4
+--config-dir=/nonexistent
+hydra.mode=FOO
+--config-name=nope
+'~model'
+'~seed'
+method=elsa_plus method.start=nope
+method=finetuned method.start=3
+reuse=always
+activations=moon
+device=tpu
+device=cuda:99
+model.dtype=int4
+sparsity=n_of_m sparsity.pattern=x
+sparsity=n_of_m sparsity.pattern=4:2
+sparsity=n_of_m sparsity.pattern=3:5
+sparsity=n_of_m
+sparsity=n_of_m sparsity.pattern=0:4
+sparsity.allocation=fair
+sparsity=2of4 sparsity.allocation=global
+method=elsa training.optimizer=adamw
+method=elsa training.autocast=float16
+method=elsa method.projection=x
+eval.formula=x
+eval.split=dev
+eval.draw=random
+eval.autocast=float16
+method=elsa penalty=square
+method=elsa precision=int4
+method=elsa precision.state=int4
+method=elsa precision.moments=4bit
+method=elsa precision.weights=float8
+training.steps=many
+data.sequence_length=3.5
+seed=true
+'seed=[1]'
+seed=null
+method=elsa training.optimizer=sgd
+method=elsa training.accumulation=3
+method=elsa training.steps=4 method.interval=8
+method=elsa training.steps=4 training.warmup_steps=4
+tracker=wandb tracker.mode=on"""
+COMMANDS = """\
+evaluate
+evaluate checkpoint=nope
+report
+report 'records=[nope]'
+reproduce
+reproduce record=nope
+status
+status sweep=nope
+dashboard
+fetch
+fetch paths.mirror=m
+plan method=wanda
+reproduce record=x threads=0
+dashboard entity=x save=true"""
+
+
 def words() -> Iterator[Case]:
-    wrong = {
-        "": [""], "equals": ["=5"], "dash": ["-"], "tilde": ["~"], "no command": ["prun"], "bare word": ["method=wanda", "x"],
-        "two commands": ["plan", "evaluate"], "flag": ["--foo"], "flag value": ["--cfg"], "cfg and -m": ["-m", "--cfg", "job"],
-        "quote": ["sparsity.ratio='0.5"], "bracket": ["eval.tasks=[a,b", "eval=zero_shot"], "interpolation": ["seed=${nope}"],
-        "environment": ["paths.outputs=${oc.env:NO_SUCH_NAME}"], "new key": ["+sparsity.foo=1"], "key": ["methd.x=1"],
-        "key in group": ["training.stepps=3"], "choice": ["method=wandda"], "case": ["method=Wanda"], "upper": ["Method=wanda"],
-        "list of choices": ["method=[wanda]"], "no choice": ["method=null"], "number": ["model=3"], "bool": ["data=true"],
-        "class": ["method._target_=os.system"], "other group's class": ["tracker._target_=elsa.method.wanda.Wanda"],
-        "no class": ["method._target_=null"], "class that is none": ["method._target_=elsa.method.wanda.nope"],
-        "module that is none": ["method._target_=elsa.nope.Nope"], "dict": ["sparsity={pattern:a}"], "comma": ["seed=0,1"],
-        "path as choice": ["method=../sparsity/2of4"], "config dir": ["--config-dir=/nonexistent"], "mode": ["hydra.mode=FOO"],
-        "config name": ["--config-name=nope"], "removed group": ["~model"], "removed key": ["~seed"], "start": ["method=elsa_plus", "method.start=nope"],
-        "start of a start": ["method=finetuned", "method.start=3"], "reuse": ["reuse=always"], "activations": ["activations=moon"],
-        "device": ["device=tpu"], "device number": ["device=cuda:99"], "dtype": ["model.dtype=int4"], "pattern": ["sparsity=n_of_m", "sparsity.pattern=x"],
-        "pattern 4:2": ["sparsity=n_of_m", "sparsity.pattern=4:2"], "pattern 3:5": ["sparsity=n_of_m", "sparsity.pattern=3:5"],
-        "pattern unset": ["sparsity=n_of_m"], "pattern 0:4": ["sparsity=n_of_m", "sparsity.pattern=0:4"], "allocation": ["sparsity.allocation=fair"],
-        "global 2:4": ["sparsity=2of4", "sparsity.allocation=global"], "optimizer": ["method=elsa", "training.optimizer=adamw"],
-        "autocast": ["method=elsa", "training.autocast=float16"], "projection": ["method=elsa", "method.projection=x"],
-        "formula": ["eval.formula=x"], "split": ["eval.split=dev"], "draw": ["eval.draw=random"], "eval autocast": ["eval.autocast=float16"],
-        "penalty": ["method=elsa", "penalty=square"], "precision": ["method=elsa", "precision=int4"], "state": ["method=elsa", "precision.state=int4"],
-        "moments": ["method=elsa", "precision.moments=4bit"], "weights": ["method=elsa", "precision.weights=float8"],
-        "text as number": ["training.steps=many"], "number as text": ["data.sequence_length=3.5"], "bool as number": ["seed=true"],
-        "list as number": ["seed=[1]"], "null": ["seed=null"], "sgd": ["method=elsa", "training.optimizer=sgd"],
-        "accumulation": ["method=elsa", "training.accumulation=3"], "interval": ["method=elsa", "training.steps=4", "method.interval=8"],
-        "warm-up": ["method=elsa", "training.steps=4", "training.warmup_steps=4"], "mode of wandb": ["tracker=wandb", "tracker.mode=on"],
-    }  # fmt: skip
-    for name, arguments in wrong.items():
-        base = [] if name in ("", "equals", "dash", "tilde", "no command", "two commands", "flag value") else QUICK
-        yield Case(
-            f"word {name}", [*arguments[:1], *base, *arguments[1:]] if arguments[0] == "-m" else [*base, *arguments]
-        )
+    for line in WORDS.split("\n"):
+        yield Case(f"word {line}", shlex.split(line))
+    for line in SETTINGS.split("\n"):
+        yield Case(f"word {line}", [*QUICK, *shlex.split(line)])
     for command in ("plan", "doctor", "fetch"):
         yield Case(f"{command} -m", [command, "-m", "method=elsa,wanda"], says=command, lines=2)
         yield Case(f"{command} sweep", [command, "sweep=layerwise_tiny"], says=command, lines=2)
     sweeps = {
-        "slots": "hydra.launcher.cpu_slots=0", "threads": "hydra.launcher.cpu_threads=-1", "gpus": "hydra.launcher.gpus=[7]",
-        "per job": "hydra.launcher.gpus_per_job=0", "launcher": "hydra/launcher=nope", "cells": "sparsity.ratio=1,2",
-        "glob": "method=glob(z*)", "range": "sparsity.ratio=range(2,4)", "key": "nope=1,2",
-    }  # fmt: skip
+        "slots": "hydra.launcher.cpu_slots=0",
+        "threads": "hydra.launcher.cpu_threads=-1",
+        "gpus": "hydra.launcher.gpus=[7]",
+        "per job": "hydra.launcher.gpus_per_job=0",
+        "launcher": "hydra/launcher=nope",
+        "cells": "sparsity.ratio=1,2",
+        "glob": "method=glob(z*)",
+        "range": "sparsity.ratio=range(2,4)",
+        "key": "nope=1,2",
+    }
     for name, argument in sweeps.items():
         yield Case(f"sweep {name}", ["-m", "seed=0,1", *QUICK, argument], lines=6)
-    commands = {
-        "evaluate": ["evaluate"], "evaluate nothing": ["evaluate", "checkpoint=nope"], "report nothing": ["report"],
-        "report no folder": ["report", "records=[nope]"], "reproduce": ["reproduce"], "reproduce nothing": ["reproduce", "record=nope"],
-        "status nothing": ["status"], "status sweep": ["status", "sweep=nope"], "dashboard": ["dashboard"],
-        "fetch": ["fetch"], "fetch offline": ["fetch", "paths.mirror=m"], "plan wanda": ["plan", "method=wanda"],
-        "threads": ["reproduce", "record=x", "threads=0"], "dashboard without key": ["dashboard", "entity=x", "save=true"],
-    }  # fmt: skip
-    for name, arguments in commands.items():
-        yield Case(f"command {name}", arguments, environment={"WANDB_API_KEY": None, "HOME": "/nonexistent"})
+    for line in COMMANDS.split("\n"):
+        yield Case(f"command {line}", shlex.split(line), environment={"WANDB_API_KEY": None, "HOME": "/nonexistent"})
 
 
 def numbers() -> Iterator[Case]:
     keys = {
-        "method=elsa": ["training.steps", "training.batch_size", "training.learning_rate", "training.warmup_steps",
-                        "training.decay_fraction", "training.beta1", "training.beta2", "training.gradient_clip",
-                        "training.distillation", "training.distinct_windows", "method.interval", "probe_every", "seed",
-                        "checkpoint.every_minutes", "checkpoint.keep", "precision.loss_chunk", "data.sequence_length"],
-        "method=elsa_plus": ["method.retention", "method.dual_step", "method.dual_from", "method.dual_limit",
-                             "method.polish_fraction", "method.ramp_fraction", "method.ramp_from"],
-        "method=alps": ["method.damping", "method.rho", "method.iterations", "method.update_interval",
-                        "method.refine_iterations", "method.refine_tolerance", "method.calibration_windows"],
+        "method=elsa": [
+            "training.steps",
+            "training.batch_size",
+            "training.learning_rate",
+            "training.warmup_steps",
+            "training.decay_fraction",
+            "training.beta1",
+            "training.beta2",
+            "training.gradient_clip",
+            "training.distillation",
+            "training.distinct_windows",
+            "method.interval",
+            "probe_every",
+            "seed",
+            "checkpoint.every_minutes",
+            "checkpoint.keep",
+            "precision.loss_chunk",
+            "data.sequence_length",
+        ],
+        "method=elsa_plus": [
+            "method.retention",
+            "method.dual_step",
+            "method.dual_from",
+            "method.dual_limit",
+            "method.polish_fraction",
+            "method.ramp_fraction",
+            "method.ramp_from",
+        ],
+        "method=alps": [
+            "method.damping",
+            "method.rho",
+            "method.iterations",
+            "method.update_interval",
+            "method.refine_iterations",
+            "method.refine_tolerance",
+            "method.calibration_windows",
+        ],
         "method=l_admm": ["method.iterations", "method.mask_iterations", "method.damping"],
         "method=sparsegpt": ["method.damping", "method.block_size"],
-        "method=safe": ["method.epochs", "method.learning_rate", "method.penalty", "method.perturbation", "method.interval"],
+        "method=safe": [
+            "method.epochs",
+            "method.learning_rate",
+            "method.penalty",
+            "method.perturbation",
+            "method.interval",
+        ],
         "method=sparsellm": ["method.iterations", "method.alpha", "method.beta", "method.activation_steps"],
         "method=magnitude": ["sparsity.ratio", "eval.windows", "eval.draw_seed", "data.held_out data=text"],
         "method=elsa penalty=constant": ["penalty.value"],
         "method=elsa penalty=cosine": ["penalty.end"],
         "method=dense eval=zero_shot": ["eval.limit", "eval.num_fewshot", "eval.batch_size"],
-    }  # fmt: skip
+    }
     for base, names in keys.items():
         for name in names:
             key, *more = name.split()
@@ -147,14 +235,34 @@ LINE = '{"text": "some words"}\n'
 
 def texts() -> Iterator[Case]:
     contents: dict[str, bytes] = {
-        "empty.txt": b"", "blank.txt": b" \n", "empty.jsonl": b"", "picture.png": b"\x89PNG\r\n\x1a\n\0", "nul.txt": b"a\0b",
-        "latin.txt": "naïve".encode("latin-1"), "utf16.txt": "text".encode("utf-16"), "utf16.jsonl": LINE.encode("utf-16"),
-        "null.jsonl": b'{"text": null}\n', "number.jsonl": b'{"text": 3}\n', "list.jsonl": b'{"text": ["a"]}\n',
-        "array.jsonl": b"[1]\n", "other.jsonl": b'{"txt": "a"}\n', "cut.jsonl": LINE.encode() + b'{"te', "gap.jsonl": (LINE + "\n" + LINE).encode(),
-        "surrogate.jsonl": b'{"text": "\\ud800"}\n', "broken.json": b"[{", "empty.json": b"[]", "words.json": b'["a"]',
-        "other.csv": b"id,words\n1,a\n", "header.csv": b"text\n", "open.csv": b'text\n"a', "junk.parquet": b"PAR1 junk",
-        "cut.jsonl.gz": gzip.compress(LINE.encode() * 50)[:30], "junk.gz": b"junk", "short.txt": b"a", "deep.jsonl": b"[" * 100_000,
-    }  # fmt: skip
+        "empty.txt": b"",
+        "blank.txt": b" \n",
+        "empty.jsonl": b"",
+        "picture.png": b"\x89PNG\r\n\x1a\n\0",
+        "nul.txt": b"a\0b",
+        "latin.txt": "naïve".encode("latin-1"),
+        "utf16.txt": "text".encode("utf-16"),
+        "utf16.jsonl": LINE.encode("utf-16"),
+        "null.jsonl": b'{"text": null}\n',
+        "number.jsonl": b'{"text": 3}\n',
+        "list.jsonl": b'{"text": ["a"]}\n',
+        "array.jsonl": b"[1]\n",
+        "other.jsonl": b'{"txt": "a"}\n',
+        "cut.jsonl": LINE.encode() + b'{"te',
+        "gap.jsonl": (LINE + "\n" + LINE).encode(),
+        "surrogate.jsonl": b'{"text": "\\ud800"}\n',
+        "broken.json": b"[{",
+        "empty.json": b"[]",
+        "words.json": b'["a"]',
+        "other.csv": b"id,words\n1,a\n",
+        "header.csv": b"text\n",
+        "open.csv": b'text\n"a',
+        "junk.parquet": b"PAR1 junk",
+        "cut.jsonl.gz": gzip.compress(LINE.encode() * 50)[:30],
+        "junk.gz": b"junk",
+        "short.txt": b"a",
+        "deep.jsonl": b"[" * 100_000,
+    }
     for name, content in contents.items():
         for split in ("train", "test"):
             if (name, split) == ("short.txt", "train"):
@@ -188,9 +296,18 @@ def texts() -> Iterator[Case]:
 def tokens() -> Iterator[Case]:
     ids = torch.randint(0, 2048, (8, 32))
     wrong = {
-        "negative": -ids - 1, "beyond": ids + 2048, "flat": ids.flatten(), "float": ids.float(), "bool": ids > 5,
-        "one token": ids[:, :1], "no window": ids[:0], "huge": ids + 2**40, "scalar": ids[0, 0], "few": ids[:1], "long": ids.repeat(1, 100),
-    }  # fmt: skip
+        "negative": -ids - 1,
+        "beyond": ids + 2048,
+        "flat": ids.flatten(),
+        "float": ids.float(),
+        "bool": ids > 5,
+        "one token": ids[:, :1],
+        "no window": ids[:0],
+        "huge": ids + 2**40,
+        "scalar": ids[0, 0],
+        "few": ids[:1],
+        "long": ids.repeat(1, 100),
+    }
     for name, tensor in wrong.items():
 
         def stored(folder: Path, tensor: torch.Tensor = tensor) -> None:
@@ -253,23 +370,43 @@ def models() -> Iterator[Case]:
     whole = (TINY / "model.safetensors").read_bytes()
     norm = "model.norm.weight"
     damages: dict[str, Files] = {
-        "cut": content("model.safetensors", whole[: len(whole) // 2]), "empty": content("model.safetensors", b""),
-        "junk": content("model.safetensors", b"junk" * 99), "absent": content("model.safetensors", None),
+        "cut": content("model.safetensors", whole[: len(whole) // 2]),
+        "empty": content("model.safetensors", b""),
+        "junk": content("model.safetensors", b"junk" * 99),
+        "absent": content("model.safetensors", None),
         "lfs": content("model.safetensors", b"version https://git-lfs.github.com/spec/v1\n"),
-        "no config": content("config.json", None), "broken config": content("config.json", b"{"), "list config": content("config.json", b"[]"),
-        "no tokenizer": content("tokenizer.json", None), "broken tokenizer": content("tokenizer.json", b"{"),
-        "empty tokenizer": content("tokenizer.json", b"{}"), "t5": config(model_type="t5"), "bert": config(model_type="bert"),
-        "vit": config(model_type="vit"), "clip": config(model_type="clip"), "unknown type": config(model_type="nope"), "no type": config(model_type=None),
-        "gptq": config(quantization_config={"quant_method": "gptq", "bits": 4}), "awq": config(quantization_config={"quant_method": "awq"}),
+        "no config": content("config.json", None),
+        "broken config": content("config.json", b"{"),
+        "list config": content("config.json", b"[]"),
+        "no tokenizer": content("tokenizer.json", None),
+        "broken tokenizer": content("tokenizer.json", b"{"),
+        "empty tokenizer": content("tokenizer.json", b"{}"),
+        "t5": config(model_type="t5"),
+        "bert": config(model_type="bert"),
+        "vit": config(model_type="vit"),
+        "clip": config(model_type="clip"),
+        "unknown type": config(model_type="nope"),
+        "no type": config(model_type=None),
+        "gptq": config(quantization_config={"quant_method": "gptq", "bits": 4}),
+        "awq": config(quantization_config={"quant_method": "awq"}),
         "bitsandbytes": config(quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True}),
-        "rope": config(rope_parameters={"rope_type": "nope", "rope_theta": 1e4}), "no heads": config(num_attention_heads=0),
-        "vocabulary": config(vocab_size=2050), "small vocabulary": config(vocab_size=100), "hidden": config(hidden_size=100), "layers": config(num_hidden_layers=2),
-        "more layers": config(num_hidden_layers=20), "negative layers": config(num_hidden_layers=-1), "text size": config(hidden_size="big"),
-        "missing": weights(lambda t: {n: v for n, v in t.items() if ".layers.1." not in n}), "no norm": weights(lambda t: {n: v for n, v in t.items() if n != norm}),
-        "extra": weights(lambda t: t | {"extra": torch.ones(2)}), "renamed": weights(lambda t: {f"x.{n}": v for n, v in t.items()}),
-        "nan": weights(lambda t: t | {norm: t[norm] * torch.nan}), "inf": weights(lambda t: t | {norm: t[norm] + torch.inf}),
+        "rope": config(rope_parameters={"rope_type": "nope", "rope_theta": 1e4}),
+        "no heads": config(num_attention_heads=0),
+        "vocabulary": config(vocab_size=2050),
+        "small vocabulary": config(vocab_size=100),
+        "hidden": config(hidden_size=100),
+        "layers": config(num_hidden_layers=2),
+        "more layers": config(num_hidden_layers=20),
+        "negative layers": config(num_hidden_layers=-1),
+        "text size": config(hidden_size="big"),
+        "missing": weights(lambda t: {n: v for n, v in t.items() if ".layers.1." not in n}),
+        "no norm": weights(lambda t: {n: v for n, v in t.items() if n != norm}),
+        "extra": weights(lambda t: t | {"extra": torch.ones(2)}),
+        "renamed": weights(lambda t: {f"x.{n}": v for n, v in t.items()}),
+        "nan": weights(lambda t: t | {norm: t[norm] * torch.nan}),
+        "inf": weights(lambda t: t | {norm: t[norm] + torch.inf}),
         "shape": weights(lambda t: t | {norm: torch.ones(7)}),
-    }  # fmt: skip
+    }
 
     def damaged(damage: Files) -> Files:
         def files(folder: Path) -> None:
@@ -310,10 +447,19 @@ def places() -> Iterator[Case]:
 
 def records() -> Iterator[Case]:
     contents = {
-        "empty": "", "junk": "junk", "list": "[]", "number": "3", "format 1": '{"format": 1}', "format 99": '{"format": 99}',
-        "bare": '{"format": 3}', "no settings": '{"format": 3, "name": "a", "evaluations": []}', "null": "null",
-        "evaluations": '{"format": 3, "evaluations": 3}', "cut": '{"format": 3, "na', "two": '{"format": 3}{"format": 3}',
-    }  # fmt: skip
+        "empty": "",
+        "junk": "junk",
+        "list": "[]",
+        "number": "3",
+        "format 1": '{"format": 1}',
+        "format 99": '{"format": 99}',
+        "bare": '{"format": 3}',
+        "no settings": '{"format": 3, "name": "a", "evaluations": []}',
+        "null": "null",
+        "evaluations": '{"format": 3, "evaluations": 3}',
+        "cut": '{"format": 3, "na',
+        "two": '{"format": 3}{"format": 3}',
+    }
     for name, text in contents.items():
 
         def files(folder: Path, text: str = text) -> None:
@@ -349,10 +495,15 @@ def tasks() -> Iterator[Case]:
 
     good = json.dumps(fine)
     wrong = {
-        "empty": mirror(), "junk": mirror("junk"), "column": mirror(json.dumps({k: v for k, v in fine.items() if k != "question"})),
-        "later junk": mirror(good, "{"), "label": mirror(good, json.dumps(fine | {"answerKey": "Z"})), "list": mirror("[1]"),
-        "no split": lambda folder: (folder / "mir/arc_easy").mkdir(parents=True), "no task": lambda folder: (folder / "mir").mkdir(),
-    }  # fmt: skip
+        "empty": mirror(),
+        "junk": mirror("junk"),
+        "column": mirror(json.dumps({k: v for k, v in fine.items() if k != "question"})),
+        "later junk": mirror(good, "{"),
+        "label": mirror(good, json.dumps(fine | {"answerKey": "Z"})),
+        "list": mirror("[1]"),
+        "no split": lambda folder: (folder / "mir/arc_easy").mkdir(parents=True),
+        "no task": lambda folder: (folder / "mir").mkdir(),
+    }
     for name, files in wrong.items():
         yield Case(
             f"task {name}", ["method=dense", "eval=zero_shot", "eval.tasks=[arc_easy]", "paths.mirror=mir"], files
@@ -380,43 +531,20 @@ def cases() -> list[Case]:
 # --- running them
 
 
-def start(case: Case, folder: Path, cache: Path) -> int:
-    """Fork a process that runs the case; its number."""
-    folder.mkdir(parents=True)
-    case.files(folder)
-    process = os.fork()
-    if process:
-        return process
-    os.chdir(folder)
-    for number, name in ((1, "_out"), (2, "_err")):
-        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT), number)
-    for name, value in ({"ELSA_CACHE": str(cache)} | case.environment).items():
-        os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)
-    sys.argv = ["elsa", *case.arguments]
-    code = 1
-    try:
-        run_elsa()
-        code = 0
-    except SystemExit as leaving:
-        code = leaving.code if isinstance(leaving.code, int) else 1
-    except BaseException:
-        traceback.print_exc()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
-
-
 def shortcomings(case: Case, folder: Path, before: set[Path], code: int | None) -> list[str]:
     """What the answer lacks. `code`: None where there was none in time."""
-    lines = [line for line in (folder / "_err").read_text(errors="replace").splitlines() if line.strip()]
+    lines = said(folder)
     last = lines[-1] if lines else ""
     left = {path for path in folder.rglob("*") if path.is_file()} - before - {folder / "_out", folder / "_err"}
     found = {
-        f"exit code {code}": code != 2, "a traceback": any("Traceback" in line for line in lines),
-        f"{len(lines)} lines": not 1 <= len(lines) <= case.lines, "no elsa:": not last.startswith("elsa: "),
-        f"a line of {len(last)} characters": len(last) > LONGEST, f"nothing of {case.says!r}": case.says not in last,
+        f"exit code {code}": code != 2,
+        "a traceback": any("Traceback" in line for line in lines),
+        f"{len(lines)} lines": not 1 <= len(lines) <= case.lines,
+        "no elsa:": not last.startswith("elsa: "),
+        f"a line of {len(last)} characters": len(last) > LONGEST,
+        f"nothing of {case.says!r}": case.says not in last,
         f"left {len(left)} files ({', '.join(sorted(path.name for path in left)[:3])})": bool(left),
-    }  # fmt: skip
+    }
     return [what for what, wrong in found.items() if wrong]
 
 
@@ -428,7 +556,9 @@ def run(chosen: list[Case], jobs: int, base: Path) -> int:
         while waiting and len(running) < jobs:
             number, case = waiting.pop(0)
             folder = base / str(number)
-            process = start(case, folder, base / "cache")
+            folder.mkdir()
+            case.files(folder)
+            process = start(case.arguments, folder, case.environment | {"ELSA_CACHE": str(base / "cache")})
             running[process] = (
                 case,
                 folder,
@@ -446,9 +576,9 @@ def run(chosen: list[Case], jobs: int, base: Path) -> int:
                 wrong = shortcomings(case, folder, before, os.waitstatus_to_exitcode(status) if ended else None)
                 short += bool(wrong)
                 if wrong:
-                    said = (folder / "_err").read_text(errors="replace").strip().splitlines()[-1:] or ["nothing"]
+                    last = (said(folder) or ["nothing"])[-1]
                     print(
-                        f"{case.name}: {'; '.join(wrong)}\n    elsa {' '.join(case.arguments)[:150]}\n    {said[0][:200]}",
+                        f"{case.name}: {'; '.join(wrong)}\n    elsa {' '.join(case.arguments)[:150]}\n    {last[:200]}",
                         flush=True,
                     )
                 shutil.rmtree(folder, ignore_errors=True)
