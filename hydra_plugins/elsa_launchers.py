@@ -3,6 +3,7 @@
 Hydra imports this file at every start, so it imports little.
 """
 
+import math
 import shutil
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import CachingConfigRepository
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.types import Override, RangeSweep
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
@@ -26,6 +28,15 @@ if TYPE_CHECKING:
 class CellSweeper(BasicSweeper):
     """Hydra's own, which composes every run once before the launcher does; here the first alone, as a sample."""
 
+    @staticmethod
+    def split_arguments(overrides: list[Override], max_batch_size: int | None) -> list[list[list[str]]]:
+        """As Hydra's own; a range that never ends, or does not move, is refused."""
+        for override in overrides:
+            swept = override.value() if override.is_range_sweep() else None
+            if isinstance(swept, RangeSweep):
+                _refuse_endless(override, swept)
+        return BasicSweeper.split_arguments(overrides, max_batch_size)
+
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
         try:
             super().validate_batch_is_legal(batch[:1])
@@ -34,6 +45,12 @@ class CellSweeper(BasicSweeper):
             _leave_nothing_of(Path(self.config.hydra.sweep.dir))
             raise
         print(f"{len(batch)} runs to compose and check", flush=True)
+
+
+def _refuse_endless(override: Override, swept: RangeSweep) -> None:
+    numbers = (swept.start, swept.stop, swept.step)
+    if swept.step == 0 or not all(number is not None and math.isfinite(number) for number in numbers):
+        raise UserError(f"{override.input_line}: a range from and to finite numbers in steps other than 0 is wanted")
 
 
 class _ReadOnce(CachingConfigRepository):

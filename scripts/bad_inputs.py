@@ -58,6 +58,15 @@ prun
 plan evaluate
 --cfg"""
 SETTINGS = """\
+--resolve
+-p method
+--cfg foo
+--info foo
+-sc
+--experimental-rerun=x
+-m 'seed=range(0,3,0)'
+-m 'seed=range(0,1e400)'
+-m 'method=[wanda],[alps]'
 method=wanda x
 --foo
 -m --cfg job

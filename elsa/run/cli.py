@@ -7,12 +7,21 @@ from importlib.metadata import version
 from elsa.config.choices import choices, groups
 from elsa.errors import OUT_OF_MEMORY, Stopped, UserError, did_you_mean, require
 
-_FLAGS = ("-m", "--multirun", "-r", "--run", "--resolve", "--hydra-help", "--info", "-i", "-sc", "--shell-completion")
+_FLAGS = ("-m", "--multirun", "--resolve", "--hydra-help", "-i", "--info")  # those of Hydra's that mean something here
 _FLAGS_WITH_VALUE = (
-    "-c", "--cfg", "-p", "--package", "-cp", "--config-path", "-cn", "--config-name", "-cd", "--config-dir",
-    "--experimental-rerun",
-)  # fmt: skip
-_ACTS = ("-m", "--multirun", "-r", "--run", "-c", "--cfg", "-i", "--info", "-sc", "--shell-completion")
+    "-c",
+    "--cfg",
+    "-p",
+    "--package",
+    "-cp",
+    "--config-path",
+    "-cn",
+    "--config-name",
+    "-cd",
+    "--config-dir",
+)
+_ACTS = {"-m": "-m", "--multirun": "-m", "-c": "--cfg", "--cfg": "--cfg", "-i": "--info", "--info": "--info"}
+_OF_CFG = ("--resolve", "-p", "--package")
 _OUT_OF_MEMORY_WORDS = (
     "not enough memory", "can't allocate memory", "cannot allocate memory", "out of memory", "alloc_failed",
     "allocation failed",
@@ -66,24 +75,34 @@ def _run(arguments: list[str]) -> None:
 
 def _sorted(arguments: list[str]) -> tuple[list[str], list[str]]:
     """Hydra's flags with their values, which it wants before all others, and the rest."""
-    flags, overrides, waiting = list[str](), list[str](), list(arguments)
+    flags: dict[str, str | None] = {}
+    overrides, waiting, known = list[str](), list(arguments), (*_FLAGS, *_FLAGS_WITH_VALUE)
     while waiting:
         argument = waiting.pop(0)
-        name = argument.partition("=")[0]
+        name, sign, value = argument.partition("=")
         if not name.startswith("-") or name == "-":
             overrides.append(argument)
             continue
-        known = (*_FLAGS, *_FLAGS_WITH_VALUE)
         if name not in known:
             raise UserError(f"{name}: no such flag; {did_you_mean(name, known)}")
-        flags.append(argument)
-        if name in _FLAGS_WITH_VALUE and "=" not in argument:
+        if name in _FLAGS_WITH_VALUE and not sign:
             require(bool(waiting), name, "nothing", "this flag takes a value")
-            flags.append(waiting.pop(0))
-    acts = [flag for flag in flags if flag.partition("=")[0] in _ACTS]
+            value = waiting.pop(0)
+        flags[name] = value or None
+    _check_flags(flags)
+    return [f"{name}={value}" if value else name for name, value in flags.items()], overrides
+
+
+def _check_flags(flags: dict[str, str | None]) -> None:
+    acts = sorted({_ACTS[name] for name in flags if name in _ACTS})
     if len(acts) > 1:
-        raise UserError(f"{' '.join(acts)}: one of them; a sweep shows its configs in its runs")
-    return flags, overrides
+        raise UserError(f"{' '.join(acts)}: one of them at a time")
+    without = next((name for name in flags if name in _OF_CFG and "--cfg" not in acts), None)
+    if without is not None:
+        raise UserError(f"{without}: goes with --cfg alone")
+    for name in ("-c", "--cfg"):
+        shown = flags.get(name, "job")
+        require(shown in ("job", "hydra", "all"), name, shown, "known: job, hydra, all")
 
 
 def _check_form(override: str, *, first: bool) -> None:
