@@ -29,7 +29,8 @@ def start(command: str, arguments: list[str]) -> None:
     _quiet()
     show_on_console()
     OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
-    resolved = ["--resolve"] if {"--cfg", "-c"}.intersection(arguments) else []
+    shows = {"--cfg", "-c"}.intersection(argument.partition("=")[0] for argument in arguments)
+    resolved = ["--resolve"] if shows else []
     sys.argv = ["elsa", *arguments, *resolved]
     try:
         _compose_and_run(command)
