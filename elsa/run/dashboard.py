@@ -1,7 +1,6 @@
 """`elsa dashboard`: write the Weights & Biases dashboard of a project, or put it online."""
 
 import importlib.util
-import os
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -17,12 +16,11 @@ def dashboard(composed: DictConfig) -> None:
     run = build(DashboardConfig, plain(composed))
     if importlib.util.find_spec("wandb_workspaces") is None:
         raise UserError("dashboard: wandb-workspaces is not installed; run: pip install elsa[dashboard]")
-    import wandb
-
     from elsa.track.dashboard import dashboard as built
     from elsa.track.dashboard import write_dashboard
+    from elsa.track.wandb import has_key
 
-    if run.save and not (os.environ.get("WANDB_API_KEY") or wandb.login(prompt=False, verify=False)):
+    if run.save and not has_key():
         raise UserError("save=true: wandb has no key to put it online with; set WANDB_API_KEY, or run: wandb login")
     workspace = built(run.entity, run.project)
     write_dashboard(workspace, Path(run.file))

@@ -49,14 +49,18 @@ class Wandb(TrackerSource):
         asked = self.mode or os.environ.get("WANDB_MODE") or ("disabled" if disabled else None)
         if asked is not None and asked != "online":
             return asked
-        has_key = bool(os.environ.get("WANDB_API_KEY")) or wandb.login(prompt=False, verify=False)
-        if not has_key and asked is None:
+        if asked is None and not has_key():
             return "offline"
         server = wandb.Settings().base_url
         if answers(server):
             return "online"
         _log.info("wandb: %s cannot be reached, so this goes on offline; `wandb sync` sends it later", server)
         return "offline"
+
+
+def has_key() -> bool:
+    """Whether wandb knows a key, without asking its server."""
+    return bool(os.environ.get("WANDB_API_KEY")) or wandb.login(prompt=False, verify=False)
 
 
 class WandbTracker:
