@@ -166,10 +166,9 @@ def _scatter(
     if front and scored:
         best = pareto([(place, value) for place, value, _ in scored])
         axis.step(*zip(*best, strict=True), where="post", label="front", **_DENSE_LINE)
+    axis.set_xscale("log")
     axis.set_xlabel(f"{label} (log scale)")
-    if scored:
-        axis.set_xscale("log")
-        _plain_numbers(axis.xaxis)
+    _plain_numbers(axis.xaxis)
     _log_perplexity(axis, "perplexity")
     axis.set_title(title, fontsize=9)
     _legend(figure)
@@ -209,7 +208,8 @@ def convergence_figure(curves: dict[str, list[tuple[str, list[dict[str, float]]]
     axes[0, 0].set_ylabel("training loss")
     axes[1, 0].set_ylabel("cross-entropy on the probe\nx solid, z dashed")
     for axis in axes.flat:
-        _log_scale(axis)
+        axis.set_yscale("log")
+        _plain_numbers(axis.yaxis)
     for number, label in enumerate(labels):
         axes[0, 0].plot([], [], color=f"C{number % 10}", label=label)
     figure.suptitle(title, fontsize=9, x=0.02, ha="left")  # the legend is at the right
@@ -224,15 +224,9 @@ def _legend(figure: Figure) -> None:
 
 
 def _log_perplexity(axis: Axes, label: str) -> None:
-    _log_scale(axis)
+    axis.set_yscale("log")
     axis.set_ylabel(f"{label} (log scale)")
-
-
-def _log_scale(axis: Axes) -> None:
-    """Of the heights; an axis without data stays as it is, for it has no decades."""
-    if axis.has_data():
-        axis.set_yscale("log")
-        _plain_numbers(axis.yaxis)
+    _plain_numbers(axis.yaxis)
 
 
 def _plain_numbers(axis: Axis) -> None:

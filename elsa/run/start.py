@@ -39,7 +39,7 @@ def start(command: str, arguments: list[str]) -> None:
     except OSError as error:
         if error.errno not in _OF_THE_DISK:
             raise
-        raise UserError(f"{error.filename or 'a file'}: {error.strerror}") from error
+        raise UserError(f"{error.filename or 'a file of this run'}: {error.strerror}") from error
 
 
 def _quiet() -> None:

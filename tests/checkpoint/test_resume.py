@@ -229,6 +229,7 @@ class Planted:
         return (open, (self.path, "w"))
 
 
+STATE = {"format": 1, "fingerprint": {}, "seconds": 1.0, "step": 8}
 DAMAGE = {
     "truncated": lambda path: path.write_bytes(path.read_bytes()[:-100]),
     "empty": lambda path: path.write_bytes(b""),
@@ -236,8 +237,9 @@ DAMAGE = {
     "a bit": flipped,
     "a folder": as_folder,
     "another format": lambda path: torch.save({"step": 8, "weights": {}}, path),
+    "a later format": lambda path: torch.save(STATE | {"format": 2}, path),
     "a list": lambda path: torch.save([1], path),
-    "without its step": lambda path: torch.save({"format": 1, "fingerprint": {}, "seconds": 1.0}, path),
+    "without its step": lambda path: torch.save({key: STATE[key] for key in STATE if key != "step"}, path),
     "a pickle": planted,
     "a pickle in a torch file": lambda path: torch.save(Planted(str(path.parent / "executed")), path),
 }
@@ -276,3 +278,14 @@ def test_where_every_state_is_damaged_training_starts_anew_and_says_so(tmp_path,
     assert caplog.text.count("there is no other, so training starts anew") == 1
     kept.discard()
     assert not tmp_path.exists()
+
+
+def test_damaged_states_go_with_the_others_once_the_run_needs_none(tmp_path):
+    folder = tmp_path / "checkpoints"
+    RunCheckpoints(folder, 0, 2, dict).save(1, {"step": 1})
+    (folder / "step-00000002.pt").write_bytes(b"junk")
+    (folder / ".step-00000003.part-12345678.pt").write_bytes(b"left by a killed process")
+    kept = RunCheckpoints(folder, 0, 2, dict)
+    assert kept.step() == 1
+    kept.discard()
+    assert not folder.exists()

@@ -109,6 +109,7 @@ def test_numbers_that_no_axis_has_are_words_in_the_tables_and_stay_out_of_the_pi
     assert (tmp_path / "perplexity_0.png").stat().st_size > 5_000
     assert (tmp_path / "sweep.png").stat().st_size > 5_000
     assert all(len(line) < 2_000 for line in (tmp_path / "tables.md").read_text().splitlines())
+    assert bool(list(tmp_path.glob("cost_*"))) == (20.0 in values), "no picture without a point"
     assert not {"NaN", "Infinity"} & set((tmp_path / "records.jsonl").read_text().replace(",", " ").split())
     again = [parsed(line, "bundle") for line in (tmp_path / "records.jsonl").read_text().splitlines()]
     assert len(again) == len(whole)

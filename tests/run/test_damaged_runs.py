@@ -315,6 +315,16 @@ def test_a_full_disk_at_any_write_is_one_line(elsa, monkeypatch):
     monkeypatch.undo()
 
 
+@pytest.mark.parametrize("name", [None, "metrics.jsonl"])
+def test_a_disk_that_is_full_where_nothing_else_explains_it_is_one_line(elsa, monkeypatch, name):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device", name)
+
+    monkeypatch.setattr("elsa.run.job.sparsity_figure", full)
+    line = one_line(elsa(*QUICK))
+    assert line == f"elsa: {name or 'a file of this run'}: No space left on device\n"
+
+
 def test_a_finished_run_leaves_no_temporary_file(elsa):
     elsa(*QUICK)
     elsa("report", model=False)
