@@ -71,10 +71,18 @@ def decoder_blocks(model: nn.Module) -> nn.ModuleList:
 
 
 def weights_by_block(model: nn.Module) -> list[dict[str, PrunableWeight]]:
-    """The prunable weights of every decoder block, keyed by their name in `model.state_dict()`."""
-    blocks = decoder_blocks(model)
+    """The prunable weights of every decoder block, keyed by their name in `model.state_dict()`.
+
+    A weight that several blocks share (Zamba2) belongs to the first of them alone.
+    """
+    blocks, seen = decoder_blocks(model), set[int]()
     path = next(name for name, module in model.named_modules() if module is blocks)
-    return [_linear_weights(block, f"{path}.{index}.") for index, block in enumerate(blocks)]
+    found = []
+    for index, block in enumerate(blocks):
+        own = _linear_weights(block, f"{path}.{index}.")
+        found.append({name: weight for name, weight in own.items() if id(weight.parameter) not in seen})
+        seen |= {id(weight.parameter) for weight in own.values()}
+    return found
 
 
 def prunable_weights(model: nn.Module) -> dict[str, PrunableWeight]:

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, Gemma3Config
+from transformers import AutoModelForCausalLM, Gemma3Config, Zamba2Config
 
 from elsa.checkpoint.saving import count_zeros, save
 from elsa.errors import UserError
@@ -161,6 +161,23 @@ def test_a_tokenizer_that_is_broken_or_missing_is_refused(saved_model, tmp_path,
     with pytest.raises(UserError, match="model=m: cannot be loaded") as caught:
         Pretrained(**COMMON, path=str(saved_model)).tokenizer(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_weight_that_blocks_share_is_one_weight(tmp_path, tokenizer):
+    kinds = ["mamba", "hybrid", "hybrid"]
+    config = Zamba2Config(
+        vocab_size=300, hidden_size=32, num_hidden_layers=3, layers_block_type=kinds, hybrid_layer_ids=[1, 2],
+        mamba_d_state=8, mamba_headdim=16, n_mamba_heads=4, mamba_ngroups=1, intermediate_size=48, chunk_size=16,
+        num_attention_heads=4, num_key_value_heads=4, attention_head_dim=16, num_mem_blocks=1, adapter_rank=4,
+    )  # fmt: skip
+    save(AutoModelForCausalLM.from_config(config), tokenizer, tmp_path / "z")
+    source = Pretrained(**COMMON, path=str(tmp_path / "z"))
+    for model in (source.skeleton(tmp_path), source.load(tmp_path, "cpu")[0]):
+        weights = prunable_weights(model)
+        assert len({id(weight.parameter) for weight in weights.values()}) == len(weights)
+        assert sum("shared_transformer.self_attn.q_proj" in name for name in weights) == 1
+        assert count_zeros(tmp_path / "z", list(weights)).keys() == weights.keys()
+        assert coverage(model).prunable == sum(weight.numel for weight in weights.values())
 
 
 def test_of_a_wrapper_with_a_larger_picture_model_the_text_blocks_are_taken(tmp_path, tokenizer):
