@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+os.environ["TORCHDYNAMO_DISABLE"] = "1"  # torchao's Adam compiles in every process anew
+
 from elsa.files import file_hash
 
 _TRAINING = [
