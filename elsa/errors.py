@@ -4,8 +4,9 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
+from itertools import accumulate
 
-_MOST = 40  # words in a list
+_MOST = 300  # characters of a list
 LONGEST_NAME = 100  # characters
 OUT_OF_MEMORY = 3  # exit code of a process that ran out of memory; 2 is that of a user's mistake
 
@@ -49,7 +50,10 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Name the closest of the `known` words, or as many as can be read when none is close."""
     known = sorted(known)
     close = get_close_matches(word, known, n=1)
-    rest = f", and {len(known) - _MOST} more" if len(known) > _MOST else ""
     if not known:
         return "there is none to choose from"
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known[:_MOST])}{rest}"
+    if close:
+        return f"did you mean {close[0]!r}?"
+    shown = [name for name, end in zip(known, accumulate(len(name) + 2 for name in known), strict=True) if end <= _MOST]
+    rest = f", and {len(known) - len(shown)} more" if len(known) > len(shown) else ""
+    return f"known: {', '.join(shown)}{rest}"

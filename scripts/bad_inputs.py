@@ -172,7 +172,9 @@ def words() -> Iterator[Case]:
     for name, argument in sweeps.items():
         yield Case(f"sweep {name}", ["-m", "seed=0,1", *QUICK, argument], lines=6)
     for line in COMMANDS.split("\n"):
-        yield Case(f"command {line}", shlex.split(line), environment={"WANDB_API_KEY": None, "HOME": "/nonexistent"})
+        yield Case(
+            f"command {line}", shlex.split(line), environment={"WANDB_API_KEY": None, "HOME": "/nonexistent"}, lines=2
+        )
 
 
 def numbers() -> Iterator[Case]:
@@ -544,7 +546,9 @@ def shortcomings(case: Case, folder: Path, before: set[Path], code: int | None) 
     """What the answer lacks. `code`: None where there was none in time."""
     lines = said(folder)
     last = lines[-1] if lines else ""
-    left = {path for path in folder.rglob("*") if path.is_file()} - before - {folder / "_out", folder / "_err"}
+    found_now = {path for path in folder.rglob("*") if path.is_file()} - before
+    left = {path for path in found_now if path.name != ".lock" or path.parent not in before}
+    left -= {folder / "_out", folder / "_err"}
     found = {
         f"exit code {code}": code != 2,
         "a traceback": any("Traceback" in line for line in lines),
