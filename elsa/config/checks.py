@@ -17,7 +17,7 @@ from elsa.config.commands import Paths
 from elsa.config.prune import EvaluateConfig, PruneConfig, resolved_device
 from elsa.data.windows import WindowReader
 from elsa.errors import UserError, require, under
-from elsa.files import check_writable, read_json
+from elsa.files import check_writable, file_hash, read_json
 from elsa.layerwise.activations import PLACES
 from elsa.model.loading import limits
 from elsa.model.weights import Coverage, coverage, prunable_weights
@@ -76,7 +76,7 @@ def prune_checks(run: PruneConfig, answers: Answers | None = None) -> list[Check
         Check("device", lambda: _device(run.device), here=True),
         once("tracker", lambda: run.tracker.describe(), run.tracker),
         once("disk", lambda: _disk(Path(run.paths.outputs)), run.paths),
-        once("mirror", lambda: _mirror(run.paths.mirror), run.paths),
+        once("mirror", lambda: _mirror(run.paths.mirror, run.full), run.paths, run.full),
         Check("text", lambda: _text(run, known), slow=True),
     ]
 
@@ -205,18 +205,26 @@ def _disk(outputs: Path) -> str:
     return f"{outputs}: {free / _GIB:.0f} GiB free"
 
 
-def _mirror(mirror: str | None) -> str:
-    """The mirror's manifest against its files, by size."""
+def _mirror(mirror: str | None, full: bool) -> str:
+    """The mirror's manifest against its files, by size; `full`: by hash, which reads them all."""
     if mirror is None:
         return "none"
     folder = Path(mirror)
     manifest = read_json(folder / "manifest.json")
     if manifest is None:
         return f"{folder}: no manifest, so its files are not checked"
+    for name, entry in manifest.items():
+        whole = isinstance(entry, dict) and {"bytes", "sha256"} <= entry.keys()
+        require(whole, "paths.mirror", folder, f"its manifest says nothing of {name}; elsa fetch writes it anew")
     broken = [n for n, e in manifest.items() if not (folder / n).is_file() or (folder / n).stat().st_size != e["bytes"]]
     if broken:
         raise UserError(f"paths.mirror={folder}: {len(broken)} files are missing or cut, first {broken[0]}")
-    return f"{folder}: {len(manifest)} files as in its manifest"
+    if not full:
+        return f"{folder}: {len(manifest)} files of the size in its manifest (doctor full=true compares their hashes)"
+    other = [name for name, entry in manifest.items() if file_hash(folder / name) != entry["sha256"]]
+    if other:
+        raise UserError(f"paths.mirror={folder}: {len(other)} files are not what the manifest says, first {other[0]}")
+    return f"{folder}: {len(manifest)} files as in its manifest, to the last bit"
 
 
 def describe_hub() -> str:

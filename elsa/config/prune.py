@@ -54,7 +54,10 @@ class Planning:
 
 @dataclass(frozen=True, kw_only=True)
 class PruneConfig:
-    """One pruning run. `reuse`: results of same_code, or of any_code that was asked the same question."""
+    """One pruning run. `reuse`: results of same_code, or of any_code that was asked the same question.
+
+    `full`: whether files of a mirror are compared by hash before it starts, too.
+    """
 
     model: ModelSource
     data: Source
@@ -73,6 +76,7 @@ class PruneConfig:
     probe_every: int
     reuse: str
     plan: Planning
+    full: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,12 +32,20 @@ def test_what_is_fetched_is_used_offline(elsa, pretended_hub, monkeypatch):
     offline = ["eval=zero_shot", "eval.tasks=[rte]", "paths.mirror=mirror"]
     code, out, err = elsa("doctor", *offline)
     assert (code, err) == (0, "")
-    assert "1 files as in its manifest" in out
+    assert "1 files of the size in its manifest" in out
     assert elsa("method=magnitude", *offline)[0] == 0
+    assert "to the last bit" in elsa("doctor", "full=true", *offline)[1]
+    whole = Path("mirror/rte/validation.jsonl").read_text()
+    Path("mirror/rte/validation.jsonl").write_text(whole.replace("cat", "dog"))
+    code, out, err = elsa("doctor", "full=true", *offline)
+    assert code == 2
+    assert "1 files are not what the manifest says, first rte/validation.jsonl" in out
     Path("mirror/rte/validation.jsonl").write_text("cut")
     code, out, err = elsa("doctor", *offline)
     assert code == 2
     assert "1 files are missing or cut" in out
+    Path("mirror/manifest.json").write_text('{"rte/validation.jsonl": 3}')
+    assert "its manifest says nothing of rte/validation.jsonl" in elsa("doctor", *offline)[1]
 
 
 def test_a_hub_model_goes_into_the_mirror(elsa, pretended_hub):
