@@ -114,8 +114,10 @@ class _Set(_Group):
 
 
 class _Task(_Group):
-    acc: Share
-    acc_stderr: Finite
+    """Some tasks have other metrics than accuracy, which are let through."""
+
+    acc: Share = 0.0
+    acc_stderr: Finite = 0.0
     acc_norm: Share = 0.0
     acc_norm_stderr: Finite = 0.0
     n: Annotated[int, Field(ge=1, le=_MOST)]
@@ -123,11 +125,17 @@ class _Task(_Group):
     num_fewshot: Count
     data_sha256: str
 
+    @model_validator(mode="after")
+    def _has_its_error(self) -> "_Task":
+        if "acc" in self.model_fields_set and "acc_stderr" not in self.model_fields_set:
+            raise ValueError("acc without acc_stderr")
+        return self
+
 
 class _ZeroShot(_Group):
     tasks: Annotated[dict[Name, _Task], Field(min_length=1)]
     items: dict[str, list[Share]]
-    average_acc: Share
+    average_acc: Share | None
     limit: int | None
     dtype: str
     lm_eval: str

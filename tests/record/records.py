@@ -26,7 +26,7 @@ def record(method="wanda", pattern="50%", perplexity=20.0, **changed):
 def answered(**changed):
     """A record with zero-shot scores."""
     found = record(**changed)
-    scores = {"tasks": {"rte": _TASK}, "items": {"rte": [0, 1]}, "average_acc": 0.5, "limit": None}
+    scores = {"tasks": {"rte": dict(_TASK)}, "items": {"rte": [0, 1]}, "average_acc": 0.5, "limit": None}
     found["evaluations"][0]["zero_shot"] = scores | {"dtype": "float32", "lm_eval": "0.4"}
     return found
 
