@@ -19,7 +19,7 @@ _TRAINING = [
 RUNS = {
     "elsa": ["method=elsa", "method.interval=2", "sparsity.ratio=0.9", *_TRAINING],
     "elsa_plus": ["method=elsa_plus", "method.interval=1", "method.start=wanda", "sparsity.ratio=0.9", *_TRAINING],
-    "elsa_l": ["method=elsa", "method.interval=2", "precision=elsa_l", "sparsity.ratio=0.9", *_TRAINING],
+    "elsa_l": ["method=elsa", "method.interval=2", "precision=elsa_l", "training.learning_rate=1e-4", *_TRAINING],
     "finetuned": ["method=finetuned", "method.start=magnitude", *_TRAINING],
     "wanda": ["method=wanda", "method.calibration_windows=4", "data.sequence_length=32", "eval.windows=2"],
 }
