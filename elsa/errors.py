@@ -23,6 +23,11 @@ class Stopped(Exception):  # noqa: N818 (not an error: the run can go on later)
         self.exit_code = 128 + number
 
 
+def in_one_line(said: object, most: int | None = None) -> str:
+    """What an error says, without line breaks: its first `most` characters, or all."""
+    return " ".join(str(said).split())[:most]
+
+
 def require(condition: bool, key: str, value: object, expected: str) -> None:
     """Raise `UserError` "key=value: expected" unless `condition` holds. `key` is relative to its config group."""
     if not condition:

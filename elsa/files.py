@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from elsa.errors import LONGEST_NAME, UserError, require
+from elsa.errors import LONGEST_NAME, UserError, in_one_line, require
 
 _LARGE = 1 << 24  # bytes, hashed in a hundredth of a second
 _MARK = ".part-"  # in the name of whatever is not whole yet
@@ -82,6 +82,12 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def remove_if_only(folder: Path, names: set[str]) -> None:
+    """Remove a folder that holds nothing but these: what was refused before it began leaves none."""
+    if folder.is_dir() and {path.name for path in folder.iterdir()} <= names:
+        shutil.rmtree(folder)
 
 
 @contextmanager
@@ -184,7 +190,7 @@ def json_object(text: str, where: str) -> dict[str, Any]:
         found = json.loads(text)
         json.dumps(found, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: no valid JSON ({' '.join(str(error).split())[:_LONG]})") from error
+        raise UserError(f"{where}: no valid JSON ({in_one_line(error, _LONG)})") from error
     if not isinstance(found, dict):
         raise UserError(f"{where}: no valid JSON object, but {_JSON_NAMES.get(type(found), 'a number')}")
     return found
@@ -218,16 +224,16 @@ def known_hash(path: Path, cache: Path) -> str:
     # the change time cannot be set by hand: a file that was written to and dated back is read again
     stamp = [str(path.resolve()), found.st_size, found.st_ino, found.st_mtime_ns, found.st_ctime_ns]
     kept = cache / "hashes" / f"{content_hash(stamp, 24)}.json"
-    known = _known(kept)
+    known = remembered(kept) or {}
     if known.get("stamp") != stamp or not isinstance(known.get("sha256"), str):
         known = {"stamp": stamp, "sha256": file_hash(path)}
         write_json(kept, known)
     return str(known["sha256"])
 
 
-def _known(path: Path) -> dict[str, Any]:
-    """What is remembered in a file; nothing if it is broken, for it can be found anew."""
+def remembered(path: Path) -> dict[str, Any] | None:
+    """What is kept in a file of a cache; None if there is none, or if it is broken, for it can be found anew."""
     try:
-        return read_json(path) or {}
+        return read_json(path)
     except UserError:
-        return {}
+        return None

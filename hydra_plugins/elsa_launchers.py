@@ -4,7 +4,6 @@ Hydra imports this file at every start, so it imports little.
 """
 
 import math
-import shutil
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,9 +19,12 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from elsa.errors import UserError
+from elsa.files import remove_if_only
 
 if TYPE_CHECKING:
     from elsa.sweep.slots import Workers
+
+_HYDRAS = {"multirun.yaml"}  # what Hydra puts into the folder of a sweep before anything is checked
 
 
 class CellSweeper(BasicSweeper):
@@ -42,7 +44,7 @@ class CellSweeper(BasicSweeper):
             super().validate_batch_is_legal(batch[:1])
         except Exception:
             assert self.config is not None, "it was set up"
-            _leave_nothing_of(Path(self.config.hydra.sweep.dir))
+            remove_if_only(Path(self.config.hydra.sweep.dir), _HYDRAS)
             raise
         print(f"{len(batch)} runs to compose and check", flush=True)
 
@@ -87,19 +89,13 @@ class _ProcessLauncher(Launcher):
         try:
             sweep([list(each) for each in job_overrides], compose, folder, self._workers(folder), retry=self._retry)
         except UserError:
-            _leave_nothing_of(folder)
+            remove_if_only(folder, _HYDRAS)
             raise
         return []
 
     @abstractmethod
     def _workers(self, folder: Path) -> "Workers":
         """Where the processes run. `folder`: of the sweep."""
-
-
-def _leave_nothing_of(folder: Path) -> None:
-    """A sweep that was refused before it began leaves no folder: Hydra has put its config there."""
-    if folder.is_dir() and {path.name for path in folder.iterdir()} <= {"multirun.yaml"}:
-        shutil.rmtree(folder)
 
 
 class SlotLauncher(_ProcessLauncher):

@@ -305,61 +305,40 @@ def texts() -> Iterator[Case]:
 
 
 def tokens() -> Iterator[Case]:
+    def stored(tensor: torch.Tensor) -> Files:
+        tensors = {"train": tensor.clone(), "test": tensor.clone()}
+        return lambda folder: save_file(tensors, folder / "t.safetensors")
+
     ids = torch.randint(0, 2048, (8, 32))
-    wrong = {
-        "negative": -ids - 1,
-        "beyond": ids + 2048,
-        "flat": ids.flatten(),
-        "float": ids.float(),
-        "bool": ids > 5,
-        "one token": ids[:, :1],
-        "no window": ids[:0],
-        "huge": ids + 2**40,
-        "scalar": ids[0, 0],
-        "few": ids[:1],
-        "long": ids.repeat(1, 100),
-    }
-    for name, tensor in wrong.items():
-
-        def stored(folder: Path, tensor: torch.Tensor = tensor) -> None:
-            save_file({"train": tensor.clone(), "test": tensor.clone()}, folder / "t.safetensors")
-
-        yield Case(
-            f"tokens {name}",
-            [
-                "method=wanda",
-                "method.calibration_windows=2",
-                "eval.windows=2",
-                "data=tokens",
-                "data.path=t.safetensors",
-            ],
-            stored,
-        )
-    other: dict[str, Files] = {
+    wrong: dict[str, Files] = {
+        "negative": stored(-ids - 1),
+        "beyond": stored(ids + 2048),
+        "flat": stored(ids.flatten()),
+        "float": stored(ids.float()),
+        "bool": stored(ids > 5),
+        "one token": stored(ids[:, :1]),
+        "no window": stored(ids[:0]),
+        "huge": stored(ids + 2**40),
+        "scalar": stored(ids[0, 0]),
+        "few": stored(ids[:1]),
+        "long": stored(ids.repeat(1, 100)),
         "junk": lambda folder: (folder / "t.safetensors").write_bytes(b"junk"),
         "empty": lambda folder: (folder / "t.safetensors").touch(),
         "folder": lambda folder: (folder / "t.safetensors").mkdir(),
         "absent": lambda folder: None,
         "other names": lambda folder: save_file({"x": ids}, folder / "t.safetensors"),
     }
-    for name, files in other.items():
-        yield Case(
-            f"tokens {name}",
-            [
-                "method=wanda",
-                "method.calibration_windows=2",
-                "eval.windows=2",
-                "data=tokens",
-                "data.path=t.safetensors",
-            ],
-            files,
-        )
+    given = ["method=wanda", "method.calibration_windows=2", "eval.windows=2", "data=tokens", "data.path=t.safetensors"]
+    for name, files in wrong.items():
+        yield Case(f"tokens {name}", given, files)
 
 
 # --- models
 
 
-def models() -> Iterator[Case]:
+def damages() -> dict[str, Files]:
+    """What can be wrong with the folder `m` of a model."""
+
     def config(**changes: object) -> Files:
         def change(folder: Path) -> None:
             known = json.loads((folder / "m/config.json").read_text())
@@ -380,7 +359,7 @@ def models() -> Iterator[Case]:
 
     whole = (TINY / "model.safetensors").read_bytes()
     norm = "model.norm.weight"
-    damages: dict[str, Files] = {
+    return {
         "cut": content("model.safetensors", whole[: len(whole) // 2]),
         "empty": content("model.safetensors", b""),
         "junk": content("model.safetensors", b"junk" * 99),
@@ -419,6 +398,8 @@ def models() -> Iterator[Case]:
         "shape": weights(lambda t: t | {norm: torch.ones(7)}),
     }
 
+
+def models() -> Iterator[Case]:
     def damaged(damage: Files) -> Files:
         def files(folder: Path) -> None:
             shutil.copytree(TINY, folder / "m")
@@ -426,7 +407,7 @@ def models() -> Iterator[Case]:
 
         return files
 
-    for name, damage in damages.items():
+    for name, damage in damages().items():
         given = ["model=pretrained", "model.path=m", *QUICK]
         yield Case(f"model {name}: prune", ["method=magnitude", *given], damaged(damage))
         yield Case(f"model {name}: evaluate", ["evaluate", "checkpoint=m", *QUICK], damaged(damage))

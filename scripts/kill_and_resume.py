@@ -16,19 +16,22 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 from faults import RUNS, Result, at_disk, leftovers, result
 from forked import said, start
 
 
-def attempt(method: str, folder: Path, first: object = None, after: float | None = None, by: int = 0) -> int:
+def attempt(
+    method: str, folder: Path, first: Callable[[], object] = lambda: None, after: float | None = None, by: int = 0
+) -> int:
     """Run the method once in `folder`; its exit code, negative for a signal.
 
     `first`: called in its process. `after`: seconds until it gets the signal `by`.
     """
     environment: dict[str, str | None] = {"ELSA_CACHE": str(folder / "cache")}
-    process = start(RUNS[method], folder, environment, first if callable(first) else lambda: None)
+    process = start(RUNS[method], folder, environment, first)
     began, sent = time.monotonic(), False
     while True:
         ended, status = os.waitpid(process, os.WNOHANG)

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from elsa.errors import Stopped, UserError
+from elsa.errors import Stopped, UserError, in_one_line
 from elsa.files import remove, remove_leftovers, write_atomically
 
 _log = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ class RunCheckpoints:
                 self._read = path, _state_in(path)
             except _DAMAGED as error:
                 self._broken.append(path)
-                reason = " ".join(str(error).split())[:200] or type(error).__name__
+                reason = in_one_line(error, 200) or type(error).__name__
                 then = "an older one is tried" if self._files() else "there is no other, so training starts anew"
                 _log.error("%s: no whole state (%s); %s", path, reason, then)
         return self._read
@@ -115,7 +115,7 @@ class RunCheckpoints:
             for old in self._files()[: -self._keep]:
                 remove(old)
         except (OSError, RuntimeError, UserError) as error:  # torch reports a full disk as RuntimeError
-            _log.error("%s could not be saved: %s", path, " ".join(str(error).split())[:200])
+            _log.error("%s could not be saved: %s", path, in_one_line(error, 200))
         self._saved_at, self._read = time.monotonic(), None
         received, self._received = self._received, None
         if received in _STOPPING:

@@ -3,7 +3,6 @@
 A check gives a line about what it found, or raises `UserError`.
 """
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +20,7 @@ from elsa.files import check_writable, file_hash, read_json
 from elsa.layerwise.activations import PLACES
 from elsa.model.loading import limits
 from elsa.model.weights import Coverage, coverage, prunable_weights
+from elsa.track.memory import machine_bytes
 
 _GIB = 2**30
 T = TypeVar("T")
@@ -157,7 +157,7 @@ def _text(run: PruneConfig, answers: Answers) -> str:
 
 def _held(count: int, length: int) -> None:
     """Raise `UserError` for more windows than memory can hold."""
-    wanted, there = 4 * count * length, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    wanted, there = 4 * count * length, machine_bytes()
     takes = f"they take {wanted / _GIB:,.0f} GiB, and there are {there / _GIB:,.0f}; fewer steps or windows are wanted"
     require(wanted <= there, "data", f"{count:,} windows of {length} tokens", takes)
 

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from elsa.config.choices import CONF, file_of, groups
-from elsa.errors import UserError, did_you_mean
+from elsa.errors import UserError, did_you_mean, in_one_line
 from elsa.files import content_hash, file_name
 from elsa.method.registry import check_registered
 
@@ -53,7 +53,7 @@ def one_line(error: Exception, arguments: Iterable[str]) -> str:
         line = f"{full_key}: no such key; {did_you_mean(str(cause.key), known)}"
         left_out = "_target_" in node and "did you mean" not in line
         return line + (f"; a key of its class that its YAML leaves out: +{full_key}=..." if left_out else "")
-    return " ".join((str(error) or str(cause)).split())
+    return in_one_line(str(error) or cause)
 
 
 def sweep_name(choices: DictConfig, overrides: list[str], params: DictConfig | None) -> str:

@@ -7,11 +7,8 @@ scored: an evaluation with the content of its sets. A run holds its evaluations,
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-
 from elsa.config.prune import PruneConfig
 from elsa.evaluation.base import Evaluation
-from elsa.files import content_hash
 from elsa.record.key import Key, described
 
 _GROUPS = ("sparsity", "data", "seed", "training", "penalty", "precision")
@@ -63,10 +60,3 @@ def settings(run: PruneConfig) -> dict[str, Any]:
 
 def _read_groups(run: PruneConfig) -> dict[str, Any]:
     return {group: described(getattr(run, group)) for group in _GROUPS if group in run.method.reads}
-
-
-def sweep_name(choices: DictConfig, overrides: list[str], params: DictConfig | None) -> str:
-    """`<sweep or experiment>-<hash>` of a multirun's config: the same sweep has the same folder, so it can go on."""
-    name = choices.get("sweep") or choices.get("experiment") or "multirun"
-    swept = {} if params is None else OmegaConf.to_container(params)
-    return f"{name}-{content_hash([sorted(overrides), swept], 8)}"

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow
 from pyarrow import parquet
 
-from elsa.errors import UserError
+from elsa.errors import UserError, in_one_line
 
 _log = logging.getLogger(__name__)
 _COMPRESSED = (".gz", ".bz2", ".zst", ".lz4")
@@ -73,7 +73,7 @@ def _read(path: Path, column: str) -> list[str]:
             return [_decoded(path)]
         texts = [_text(row, column, where, first=number == 0) for number, (row, where) in enumerate(rows)]
     except (OSError, pyarrow.ArrowException) as error:
-        raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())[:200]})") from error
+        raise UserError(f"{path}: cannot be read ({in_one_line(error, 200)})") from error
     if not texts:
         raise NotTextError(f"{path}: the file has no rows")
     return texts

@@ -55,14 +55,11 @@ def summary_of(scores: dict[str, dict[str, Any]]) -> dict[str, float]:
     summary = {f"perplexity/{name}": score["perplexity"] for name, score in scores.get("perplexity", {}).items()}
     if zero_shot := scores.get("zero_shot"):
         for name, score in zero_shot["tasks"].items():
-            said = (
-                {f"zero_shot/{name}": score["acc"]}
-                if "acc" in score
-                else {
-                    f"zero_shot/{name}/{metric}": value for metric, value in score.items() if isinstance(value, float)
-                }
-            )
-            summary |= said
+            if "acc" in score:
+                summary[f"zero_shot/{name}"] = score["acc"]
+            else:
+                others = {metric: value for metric, value in score.items() if isinstance(value, float)}
+                summary |= {f"zero_shot/{name}/{metric}": value for metric, value in others.items()}
         if zero_shot["average_acc"] is not None:
             summary["zero_shot/average"] = zero_shot["average_acc"]
     return summary

@@ -9,7 +9,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -19,8 +19,8 @@ import yaml
 from datasets.exceptions import DatasetsError
 from jinja2 import UndefinedError
 
-from elsa.errors import UserError, did_you_mean, require
-from elsa.files import package_folder, read_json, write_json
+from elsa.errors import UserError, did_you_mean, in_one_line, require
+from elsa.files import package_folder, remembered, write_json
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task
@@ -69,11 +69,9 @@ def known_tasks(kept: Path | None = None) -> dict[str, Definition]:
     """All that lm-eval has by name. Its own index takes 15 s, so it is remembered in the folder `kept`."""
     if not _index:
         file = None if kept is None else kept / f"lm-eval-{version('lm_eval')}.json"
-        remembered = None
-        with suppress(UserError):  # a broken index is made anew
-            remembered = None if file is None else read_json(file)
-        _index.update(_asked() if remembered is None else remembered)
-        if file is not None and remembered is None:
+        known = None if file is None else remembered(file)
+        _index.update(_asked() if known is None else known)
+        if file is not None and known is None:
             write_json(file, _index)
     return _index
 
@@ -178,7 +176,7 @@ def _loaded(manager: Any, name: str, mirror: Path | None) -> "Task":
     except KeyError as error:
         raise UserError(f"paths.mirror: {place} lacks the column {error} that the task reads") from error
     except (OSError, ValueError, TypeError, IndexError, AttributeError, ImportError, DatasetsError) as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = in_one_line(error, 200) or type(error).__name__
         raise UserError(f"eval.tasks={name}: document {number + 1} of {place} cannot be read: {reason}") from error
     return task
 

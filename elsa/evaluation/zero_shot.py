@@ -7,7 +7,6 @@ lm-eval's own cache is keyed by none of these and is never used.
 import hashlib
 import json
 import logging
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -19,7 +18,7 @@ from torch import nn
 
 from elsa import hub
 from elsa.data.windows import WindowReader
-from elsa.errors import UserError, require
+from elsa.errors import require
 from elsa.evaluation.base import Evaluation, Subject, standard_error
 from elsa.evaluation.tasks import (
     SPLITS,
@@ -31,7 +30,7 @@ from elsa.evaluation.tasks import (
     no_tasks,
     quiet,
 )
-from elsa.files import content_hash, file_hash, known_hash, read_json, write_atomically, write_json
+from elsa.files import content_hash, file_hash, known_hash, remembered, write_atomically, write_json
 from elsa.track.progress import progress
 
 if TYPE_CHECKING:
@@ -108,9 +107,7 @@ class ZeroShot(Evaluation):
             protocol = self._protocol(name, task)
             key = {"weights": weights, "dtype": str(subject.model.dtype)} | protocol
             path = subject.cache / "zero_shot" / f"{name}-{content_hash(key, 24)}.json"
-            kept = None
-            with suppress(UserError):  # a broken score is made anew
-                kept = read_json(path)
+            kept = remembered(path)
             if kept is None:
                 kept = {"key": key} | self._score(subject, name, task, protocol)
                 write_json(path, kept)

@@ -17,7 +17,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, 
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, logging
 
 from elsa import hub
-from elsa.errors import UserError, under
+from elsa.errors import UserError, in_one_line, under
 
 WRAPPERS = {r"_orig_mod\.": "", r"^module\.": ""}  # names under torch.compile and DistributedDataParallel
 _COMPUTED = (".inv_freq", ".masked_bias", ".attn.bias")  # buffers that older checkpoints hold and no model reads
@@ -122,7 +122,7 @@ def explained(name: str, folder: Path | None) -> Iterator[None]:
             else " and the hub cannot be reached: give a local folder, or run once with network"
         )
         known = isinstance(error, (OSError, ValueError, ImportError))
-        reason = " ".join(str(error).split())[:300]
+        reason = in_one_line(error, 300)
         said = reason if known else f"{type(error).__name__}: {reason}"
         raise UserError(f"model={name}: cannot be loaded{hint}: {said}") from error
 

@@ -5,7 +5,7 @@ import sys
 from importlib.metadata import version
 
 from elsa.config.choices import choices, groups
-from elsa.errors import OUT_OF_MEMORY, Stopped, UserError, did_you_mean, require
+from elsa.errors import OUT_OF_MEMORY, Stopped, UserError, did_you_mean, in_one_line, require
 
 _FLAGS = ("-m", "--multirun", "--resolve", "--hydra-help", "-i", "--info")  # those of Hydra's that mean something here
 _FLAGS_WITH_VALUE = (
@@ -45,13 +45,13 @@ def main() -> None:
     try:
         _run(sys.argv[1:])
     except UserError as error:
-        _leave(_one_line(error), 2)
+        _leave(in_one_line(error), 2)
     except Stopped as stopped:
         _leave(str(stopped), stopped.exit_code)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        _leave(f"out of memory: {_one_line(error)}; elsa plan says what would fit", OUT_OF_MEMORY)
+        _leave(f"out of memory: {in_one_line(error)}; elsa plan says what would fit", OUT_OF_MEMORY)
 
 
 def _run(arguments: list[str]) -> None:
@@ -127,10 +127,6 @@ def is_out_of_memory(error: Exception) -> bool:
     """torch has a class for a GPU's memory, and only words for the CPU's and for that of CUDA's libraries."""
     by_class = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     return by_class or any(words in str(error).lower() for words in _OUT_OF_MEMORY_WORDS)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def _leave(line: str, code: int) -> None:

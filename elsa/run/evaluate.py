@@ -70,8 +70,7 @@ def _scored(run: EvaluateConfig, config: dict[str, Any], record: Record | None) 
     )
     bos = before.get("begin_with_bos", False) if run.begin_with_bos is None else run.begin_with_bos
     dtype = run.dtype or before["dtype"] or "float32"
-    name = file_name(Path(run.checkpoint).resolve().name)
-    source = Pretrained(name=name, path=str(run.model_folder), dtype=dtype, begin_with_bos=bos)
+    source = Pretrained(name=_name(run), path=str(run.model_folder), dtype=dtype, begin_with_bos=bos)
     source.check()
     device = resolved_device(run.device)
     model, tokenizer = source.load(cache, device)
@@ -83,12 +82,17 @@ def _scored(run: EvaluateConfig, config: dict[str, Any], record: Record | None) 
     return record | {"evaluations": [*record["evaluations"], evaluation]}
 
 
+def _name(run: EvaluateConfig) -> str:
+    """Of the folder that is scored, as it can be a part of a path."""
+    return file_name(Path(run.checkpoint).resolve().name)
+
+
 def _described(run: EvaluateConfig, config: dict[str, Any], model: PreTrainedModel) -> Record:
     """A record of a folder that no run left, as far as it can be known."""
     weights = {path.name: file_hash(path) for path in sorted(run.model_folder.glob("*.safetensors"))}
     counts = {n: {"zeros": int((w.value_OI == 0).sum()), "numel": w.numel} for n, w in prunable_weights(model).items()}
     zeros, numel = (sum(count[key] for count in counts.values()) for key in ("zeros", "numel"))
-    name, share = file_name(Path(run.checkpoint).resolve().name), zeros / numel
+    name, share = _name(run), zeros / numel
     return {
         "name": f"{name}-{content_hash([weights, config['eval']])}", "model": name, "method": "checkpoint",
         "pattern": f"{share:.2%}" if zeros else "dense", "seed": None, "settings": {}, "weights_sha256": weights,

@@ -3,7 +3,6 @@
 import dataclasses
 import logging
 import random
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +23,16 @@ from elsa.config.prune import PruneConfig, resolved_device
 from elsa.data.windows import WindowReader, windows_hash
 from elsa.errors import UserError
 from elsa.evaluation.base import Subject, paired, summary_of
-from elsa.files import explained, file_hash, flattened, make_folder, read_json, remove_leftovers, write_json
+from elsa.files import (
+    explained,
+    file_hash,
+    flattened,
+    make_folder,
+    read_json,
+    remove_if_only,
+    remove_leftovers,
+    write_json,
+)
 from elsa.method.base import Task
 from elsa.method.dense import Dense
 from elsa.model.loading import Pretrained, limits
@@ -83,14 +91,8 @@ def run_alone(run: PruneConfig, config: dict[str, Any], covered: Coverage, dense
         try:
             return Finished(names.folder, _Job(run, config, names, dense).execute(covered, record))
         except UserError:
-            _leave_nothing_of(names.folder)
+            remove_if_only(names.folder, {".lock", "config.json"})  # what has begun stays for the next time
             raise
-
-
-def _leave_nothing_of(folder: Path) -> None:
-    """A run that was refused before it began leaves no folder; what has begun stays for the next time."""
-    if {path.name for path in folder.iterdir()} <= {".lock", "config.json"}:
-        shutil.rmtree(folder)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +19,7 @@ from elsa.config.compose import plain
 from elsa.config.prune import PruneConfig, resolved_device
 from elsa.errors import UserError, require
 from elsa.plan.memory import Need, Shape, advice, measure, need
-from elsa.track.memory import peak_bytes, reset_peak
+from elsa.track.memory import machine_bytes, peak_bytes, reset_peak
 from elsa.train.budget import Training
 from elsa.train.constraint import NoConstraint
 from elsa.train.precision import Precision
@@ -171,4 +170,4 @@ def _seconds_a_step(model: nn.Module, training: Training, precision: Precision, 
 def _memory_of(device: str) -> float:
     if device == "cuda":
         return float(torch.cuda.get_device_properties(0).total_memory)
-    return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    return float(machine_bytes())

@@ -1,11 +1,17 @@
-"""Peak memory of a part of a run."""
+"""The memory that there is, and the peak of what a part of a run takes."""
 
+import os
 import sys
 from pathlib import Path
 
 import torch
 
 _CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+
+
+def machine_bytes() -> int:
+    """The machine's memory."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def reset_peak(device: str) -> None:

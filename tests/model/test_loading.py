@@ -229,10 +229,10 @@ def test_a_packaged_model_that_is_not_installed_says_how_to_get_it():
 
 
 def test_the_embedded_model_is_small_and_trained(tmp_path):
-    folder = Path(Embedded.__module__.replace(".", "/")).parent / "tiny"
-    assert sum(path.stat().st_size for path in folder.iterdir()) <= 8 * 2**20
     source = Embedded(**COMMON, folder="tiny")
     source.check()
+    folder = Path(source.location(tmp_path)["pretrained_model_name_or_path"])
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= 8 * 2**20
     model, tokenizer = source.load(tmp_path, "cpu")
     assert 2_000_000 <= sum(parameter.numel() for parameter in model.parameters()) <= 4_000_000
     text = 'def main() -> None:\n    """Run the tests."""\n    for name in sys.argv[1:]:\n        print(name)\n'
