@@ -8,6 +8,7 @@ os.environ["TORCHDYNAMO_DISABLE"] = "1"  # torchao's Adam compiles for every sha
 os.environ.pop("WANDB_API_KEY", None)
 
 import socket
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -26,11 +27,14 @@ from transformers import (
     Qwen3Config,
 )
 
+from tests.pretended_gpu import pretended_gpu
+
 VOCABULARY = 300
 
 
 def pytest_addoption(parser):
     parser.addoption("--write-golden", action="store_true", help="keep what tests/run/test_golden.py finds")
+    parser.addoption("--device", choices=("pretended", "cuda"), default="pretended", help="the GPU of the tests")
 
 
 _SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": VOCABULARY}
@@ -70,6 +74,23 @@ def model(request):
 @pytest.fixture
 def llama():
     return random_model("llama")
+
+
+class Gpu(NamedTuple):
+    """`exact`: it gives the CPU's bits."""
+
+    device: torch.device
+    exact: bool
+
+
+@pytest.fixture
+def gpu(request, monkeypatch):
+    """The GPU of this machine with `--device cuda`, else a pretended one."""
+    if request.config.getoption("--device") == "cuda":
+        yield Gpu(torch.device("cuda"), exact=False)
+        return
+    with pretended_gpu(monkeypatch) as device:
+        yield Gpu(device, exact=True)
 
 
 @pytest.fixture

@@ -159,7 +159,8 @@ class MergedState(State):
         return {"split": self._split.state(), "bits": self._bits}
 
     def restore(self, state: dict[str, Any]) -> None:
-        self._split, self._bits = Stored(**state["split"]), state["bits"]
+        self._split.take(**state["split"])
+        self._bits.copy_(state["bits"])
 
 
 class SeparateState(State):
@@ -210,7 +211,8 @@ class SeparateState(State):
         return {"sparse": self._sparse.state(), "dual": self._dual.state()}
 
     def restore(self, state: dict[str, Any]) -> None:
-        self._sparse, self._dual = Stored(**state["sparse"]), Stored(**state["dual"])
+        self._sparse.take(**state["sparse"])
+        self._dual.take(**state["dual"])
 
 
 def start_state(

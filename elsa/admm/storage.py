@@ -36,6 +36,13 @@ class Stored:
         """The tensor, in the kept precision, or in fp32 if that is fp8."""
         return self.values if self.scale is None else self.values.float() * self.scale
 
+    def take(self, values: torch.Tensor, scale: torch.Tensor | None) -> None:
+        """Put in what `state` gave, wherever that lies; the kept tensors stay where they are."""
+        self.values.copy_(values)
+        if self.scale is not None:
+            assert scale is not None, "fp8 has one"
+            self.scale.copy_(scale)
+
     @property
     def nbytes(self) -> int:
         return self.values.nbytes + (0 if self.scale is None else self.scale.nbytes)

@@ -184,9 +184,12 @@ class Loop:
         self._model.load_state_dict(saved["model"])
         self._optimizer.restore(saved["optimizer"])
         self._constraint.restore(saved["constraint"])
-        self._clip, self._losses, self.facts = saved["clip"], saved["losses"], saved["facts"]
-        self._first_loss = saved["first_loss"]
+        self._clip, self._first_loss = (self._here(saved[key]) for key in ("clip", "first_loss"))
+        self._losses, self.facts = [loss.to(self._device) for loss in saved["losses"]], saved["facts"]
         torch.set_rng_state(saved["random"]["cpu"].cpu())
         if saved["random"]["cuda"] is not None:
             torch.cuda.set_rng_state(saved["random"]["cuda"].cpu(), self._device)
         return int(saved["step"])
+
+    def _here(self, tensor: torch.Tensor | None) -> torch.Tensor | None:
+        return None if tensor is None else tensor.to(self._device)
