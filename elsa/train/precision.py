@@ -52,10 +52,23 @@ class Precision:
         whole = accumulation == 1 or not self.gradient_release
         require(whole, "gradient_release", True, f"needs training.accumulation=1, not {accumulation}")
 
+    def cast(self, model: nn.Module) -> None:
+        """Bring what a checkpoint holds into the weights' dtype, as loading in it does.
+
+        What a model computes for itself, such as rotary frequencies, stays as it is: a model whose own were rounded to
+        bf16 would not be the one that its checkpoint gives.
+        """
+        saved = model.state_dict().keys()
+        computed = {name: buffer for name, buffer in model.named_buffers() if name not in saved}
+        model.to(getattr(torch, self.weights))
+        for name, buffer in computed.items():
+            module, _, attribute = name.rpartition(".")
+            setattr(model.get_submodule(module), attribute, buffer)
+
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:
         """The model in training mode, in these dtypes (which stay), with checkpointing if that is wanted."""
-        model.to(getattr(torch, self.weights))
+        self.cast(model)
         was_training = model.training
         model.train()
         if self.activation_checkpointing:

@@ -4,7 +4,6 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import nn
 
 from elsa.train.constraint import Constraint
@@ -55,4 +54,6 @@ def teacher_of(model: nn.Module, task: TrainingTask) -> nn.Module | None:
     """A frozen copy of the dense model in the run's precision, if training is to distil from it."""
     if not task.training.distillation:
         return None
-    return copy.deepcopy(model).to(getattr(torch, task.precision.weights)).eval().requires_grad_(False)
+    teacher = copy.deepcopy(model)
+    task.precision.cast(teacher)
+    return teacher.eval().requires_grad_(False)

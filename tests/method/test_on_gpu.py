@@ -67,14 +67,8 @@ PRECISIONS = {
 @pytest.mark.parametrize("penalty", [Constant(value=0.1), Auto()], ids=["constant", "auto"])
 @pytest.mark.parametrize("precision", PRECISIONS.values(), ids=PRECISIONS.keys())
 def test_every_precision_and_penalty_trains_there(windows, gpu, precision, penalty):
-    given = {
-        "precision": precision,
-        "penalty": penalty,
-        "training": replace(TRAINING, distillation=0.5),
-        "probe_every": 2,
-    }
-    if precision.loss_chunk:
-        given["training"] = replace(given["training"], accumulation=1)
+    training = replace(TRAINING, distillation=0.5)
+    given = {"precision": precision, "penalty": penalty, "training": training, "probe_every": 2}
     expected = pruned(METHODS["elsa"], windows, "cpu", **given)
     assert_same(pruned(METHODS["elsa"], windows, gpu.device, **given), expected, gpu)
 

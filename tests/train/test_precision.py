@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from elsa.admm.state import MergedState, SeparateState, start_state
 from elsa.admm.storage import Stored
@@ -11,14 +12,16 @@ from elsa.config.build import build
 from elsa.config.compose import compose
 from elsa.config.prune import PruneConfig
 from elsa.errors import UserError
+from elsa.method.base import Task
 from elsa.sparsity.pattern import Pattern
 from elsa.train.loss import next_token_loss, prove_chunks
 from elsa.train.rounding import rounded
-from elsa.train.train import state_bytes
+from elsa.train.train import state_bytes, teacher_of
 from tests.conftest import random_model
 from tests.method.methods import PRECISION, TRAINING
 from tests.train.building import optimizer_of, run_loop
 
+DISTILLED = dataclasses.replace(TRAINING, distillation=0.5)
 NINETY = Pattern(pattern="unstructured", ratio=0.9)
 PRECISIONS = {n: build(PruneConfig, compose(f"precision={n}")).precision for n in ("elsa", "elsa_l", "elsa_l_paper")}
 
@@ -180,3 +183,15 @@ def test_distillation_in_chunks_is_the_same(windows):
         reduction="sum",
     )  # fmt: skip
     torch.testing.assert_close(whole, 0.5 * divergence / 30 + 0.5 * next_token_loss(student, ids))
+
+
+def test_a_model_in_bf16_computes_what_its_checkpoint_does(model, windows, tmp_path):
+    model.save_pretrained(tmp_path)
+    with PRECISIONS["elsa_l"].applied(model):
+        pass
+    again = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    ids = windows[:2].long()
+    assert next(model.parameters()).dtype == torch.bfloat16
+    assert torch.equal(model(ids).logits, again(ids).logits)
+    teacher = teacher_of(model, Task(pattern=NINETY, windows=None, training=DISTILLED, precision=PRECISIONS["elsa_l"]))
+    assert torch.equal(teacher(ids).logits, again(ids).logits)
