@@ -73,4 +73,5 @@ def prune_model(
         return saliency(weight.value_OI.float(), None if squares is None else weight.as_OI(squares))
 
     patterns = patterns_of(pattern, {name: weight.numel for name, weight in weights.items()}, cost)
+    importance.clear()  # as large as the model in fp32, and not needed for the blocks
     prune_blocks(model, blocks, pruner, patterns, windows_NL, place)

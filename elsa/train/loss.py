@@ -4,6 +4,7 @@ Shapes: N windows of L tokens (`ids_NL`), T scored tokens, V words.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Protocol, cast
 
 import torch
@@ -108,12 +109,23 @@ def prove_chunks(model: nn.Module, ids_NL: torch.Tensor) -> None:
 def squared_gradients(
     model: nn.Module, parameters: Mapping[str, nn.Parameter], windows_NL: torch.Tensor
 ) -> dict[str, torch.Tensor]:
-    """Mean over windows of (∂ cross-entropy / ∂ parameter)² by name, fp32, in the parameters' shapes."""
+    """Mean over windows of (∂ cross-entropy / ∂ parameter)² by name, fp32, in the parameters' shapes.
+
+    No two gradients exist at once: each is squared and dropped as soon as the backward pass has made it.
+    """
     sums = {name: torch.zeros_like(parameter, dtype=torch.float32) for name, parameter in parameters.items()}
     device = next(iter(parameters.values())).device
-    for window in windows_NL.split(1):
-        loss = next_token_loss(model, window.to(device, torch.long))
-        gradients = torch.autograd.grad(loss, list(parameters.values()))
-        for name, gradient in zip(parameters, gradients, strict=True):
-            sums[name].add_(gradient.float().square(), alpha=1 / len(windows_NL))
+
+    def add(name: str, parameter: torch.Tensor) -> None:
+        assert parameter.grad is not None
+        sums[name].add_(parameter.grad.float().square(), alpha=1 / len(windows_NL))
+        parameter.grad = None
+
+    hooks = [p.register_post_accumulate_grad_hook(partial(add, name)) for name, p in parameters.items()]
+    try:
+        for window in windows_NL.split(1):
+            next_token_loss(model, window.to(device, torch.long)).backward(inputs=list(parameters.values()))
+    finally:
+        for hook in hooks:
+            hook.remove()
     return sums

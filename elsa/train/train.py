@@ -31,6 +31,8 @@ def train(
     with task.precision.applied(model):
         optimizer = Optimizer(trainable(model), task.training, task.precision)
         constraint = constrain(optimizer)
+        if teacher is not None:
+            teacher.to(optimizer.device)
         loop = Loop(model, optimizer, constraint, task, teacher, facts)
         loop.run(windows_NL)
     found = constraint.finish()
@@ -51,9 +53,12 @@ def state_bytes(model: nn.Module, optimizer: Optimizer) -> dict[str, float]:
 
 
 def teacher_of(model: nn.Module, task: TrainingTask) -> nn.Module | None:
-    """A frozen copy of the dense model in the run's precision, if training is to distil from it."""
+    """A frozen copy of the dense model in the run's precision, if training is to distil from it.
+
+    It waits in CPU memory: what prunes the model before the training needs the device.
+    """
     if not task.training.distillation:
         return None
     teacher = copy.deepcopy(model)
     task.precision.cast(teacher)
-    return teacher.eval().requires_grad_(False)
+    return teacher.cpu().eval().requires_grad_(False)

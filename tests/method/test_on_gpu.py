@@ -12,6 +12,7 @@ from elsa.evaluation.perplexity import mean_loss
 from elsa.method.base import Task
 from elsa.model.weights import prunable_weights
 from elsa.sparsity.pattern import Pattern
+from elsa.train.train import teacher_of
 from tests.conftest import random_model
 from tests.method.methods import METHODS, PRECISION
 from tests.method.methods import TRAINING as ITS_TRAINING
@@ -98,3 +99,11 @@ def test_a_run_that_goes_on_there_is_the_same_run(tmp_path, windows, gpu, name, 
     assert on_cpu(resumed).keys() == on_cpu(whole).keys()
     assert all(torch.equal(tensor, on_cpu(whole)[key]) for key, tensor in on_cpu(resumed).items())
     assert prunable_weights(resumed)
+
+
+def test_the_teacher_leaves_the_device_to_what_comes_before_the_training(windows, gpu):
+    model = random_model("llama").to(gpu.device)
+    training = replace(TRAINING, distillation=0.5)
+    teacher = teacher_of(model, Task(pattern=UNSTRUCTURED, windows=lambda count: windows[:count], training=training))
+    assert {parameter.device.type for parameter in teacher.parameters()} == {"cpu"}
+    assert {parameter.device.type for parameter in model.parameters()} == {"cuda"}

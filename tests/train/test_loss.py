@@ -46,6 +46,18 @@ def naive_squared_gradients(model, parameters, windows):
     return [total / len(windows) for total in sums]
 
 
+def test_squared_gradients_need_one_gradient_at_a_time(llama, windows):
+    parameters = {name: weight.parameter for name, weight in prunable_weights(llama).items()}
+    alive = []
+    for parameter in parameters.values():
+        parameter.register_post_accumulate_grad_hook(
+            lambda _: alive.append(sum(each.grad is not None for each in llama.parameters()))
+        )
+    squared_gradients(llama, parameters, windows[:3])
+    assert alive == [1] * (3 * len(parameters))
+    assert all(parameter.grad is None for parameter in llama.parameters())
+
+
 def test_squared_gradients_are_squared_window_by_window_and_averaged(llama, windows):
     parameters = {name: weight.parameter for name, weight in prunable_weights(llama).items()}
     expected = naive_squared_gradients(llama, list(parameters.values()), windows[:5])
