@@ -185,13 +185,17 @@ def test_distillation_in_chunks_is_the_same(windows):
     torch.testing.assert_close(whole, 0.5 * divergence / 30 + 0.5 * next_token_loss(student, ids))
 
 
-def test_a_model_in_bf16_computes_what_its_checkpoint_does(model, windows, tmp_path):
+def test_a_model_in_bf16_is_what_its_checkpoint_gives(model, tmp_path):
+    """Compared tensor by tensor: where a file's weights lie in memory can change the last bit of a product."""
     model.save_pretrained(tmp_path)
     with PRECISIONS["elsa_l"].applied(model):
         pass
     again = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
-    ids = windows[:2].long()
-    assert next(model.parameters()).dtype == torch.bfloat16
-    assert torch.equal(model(ids).logits, again(ids).logits)
     teacher = teacher_of(model, Task(pattern=NINETY, windows=None, training=DISTILLED, precision=PRECISIONS["elsa_l"]))
-    assert torch.equal(teacher(ids).logits, again(ids).logits)
+    assert next(model.parameters()).dtype == torch.bfloat16
+    for found in (model, teacher):
+        tensors = dict(found.named_parameters()) | dict(found.named_buffers())
+        expected = dict(again.named_parameters()) | dict(again.named_buffers())
+        assert tensors.keys() == expected.keys()
+        for name, tensor in tensors.items():
+            assert torch.equal(tensor.to(expected[name].dtype), expected[name]), name  # Gemma rounds its scale itself
