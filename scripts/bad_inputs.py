@@ -336,27 +336,30 @@ def tokens() -> Iterator[Case]:
 # --- models
 
 
+# Each changes the folder `m` of a model.
+
+
+def config(**changes: object) -> Files:
+    def change(folder: Path) -> None:
+        known = json.loads((folder / "m/config.json").read_text())
+        (folder / "m/config.json").write_text(json.dumps(known | changes))
+
+    return change
+
+
+def weights(change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> Files:
+    def apply(folder: Path) -> None:
+        save_file(change(load_file(TINY / "model.safetensors")), folder / "m/model.safetensors", {"format": "pt"})
+
+    return apply
+
+
+def content(name: str, data: bytes | None) -> Files:
+    return lambda folder: (folder / "m" / name).unlink() if data is None else (folder / "m" / name).write_bytes(data)
+
+
 def damages() -> dict[str, Files]:
     """What can be wrong with the folder `m` of a model."""
-
-    def config(**changes: object) -> Files:
-        def change(folder: Path) -> None:
-            known = json.loads((folder / "m/config.json").read_text())
-            (folder / "m/config.json").write_text(json.dumps(known | changes))
-
-        return change
-
-    def weights(change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> Files:
-        def apply(folder: Path) -> None:
-            save_file(change(load_file(TINY / "model.safetensors")), folder / "m/model.safetensors", {"format": "pt"})
-
-        return apply
-
-    def content(name: str, data: bytes | None) -> Files:
-        return lambda folder: (
-            (folder / "m" / name).unlink() if data is None else (folder / "m" / name).write_bytes(data)
-        )
-
     whole = (TINY / "model.safetensors").read_bytes()
     norm = "model.norm.weight"
     return {

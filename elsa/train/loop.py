@@ -7,9 +7,7 @@ Shapes: N windows of L tokens (`windows_NL`).
 """
 
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -21,6 +19,7 @@ from elsa.train.constraint import Constraint
 from elsa.train.loss import next_token_loss, prove_chunks
 from elsa.train.optimizer import Optimizer
 from elsa.train.probe import due, loss_on
+from elsa.train.release import releasing
 from elsa.train.task import Checkpoints, TrainingTask
 
 _HOPELESS = 20.0  # nats a token; a uniform guess over 256,000 words has 12.5
@@ -63,7 +62,8 @@ class Loop:
             prove_chunks(self._model, windows_NL)
         every, since = self._constraint.interval or _REPORT_EVERY, time.perf_counter()
         probe_NL = windows_NL[-training.batch_size :]
-        with self._releasing(), checkpoints.listening():
+        released = self._optimizer.parameters if self._precision.gradient_release else {}
+        with releasing(released, self._release), checkpoints.listening():
             for step in progress(range(done + 1, training.steps + 1), "train", unit="step"):
                 batch = windows_NL[(step - 1) * training.batch_size : step * training.batch_size]
                 self._optimizer.set_rate(training.learning_rate_at(step - 1))
@@ -103,24 +103,12 @@ class Loop:
             self._clip = (self._training.gradient_clip / (norm + 1e-6)).clamp_max(1.0)
         return loss
 
-    @contextmanager
-    def _releasing(self) -> Iterator[None]:
-        def release(name: str, parameter: torch.Tensor) -> None:
-            assert parameter.grad is not None
-            self._squares.append(parameter.grad.float().square().sum())
-            if self._clip is not None:
-                parameter.grad.mul_(self._clip)
-                self._constraint.on_gradient(name)
-                self._optimizer.step(name)
-            parameter.grad = None
-
-        wanted = self._optimizer.parameters if self._precision.gradient_release else {}
-        hooks = [p.register_post_accumulate_grad_hook(partial(release, name)) for name, p in wanted.items()]
-        try:
-            yield
-        finally:
-            for hook in hooks:
-                hook.remove()
+    def _release(self, name: str, gradient: torch.Tensor) -> None:
+        self._squares.append(gradient.float().square().sum())
+        if self._clip is not None:
+            gradient.mul_(self._clip)
+            self._constraint.on_gradient(name)
+            self._optimizer.step(name)
 
     def _backward(self, batch_NL: torch.Tensor) -> torch.Tensor:
         """Accumulate the gradient of the mean next-token loss; return that loss, detached, still on the device."""

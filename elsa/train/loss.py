@@ -4,7 +4,6 @@ Shapes: N windows of L tokens (`ids_NL`), T scored tokens, V words.
 """
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Protocol, cast
 
 import torch
@@ -13,6 +12,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from elsa.errors import UserError
+from elsa.train.release import releasing
 
 
 class _InParts(Protocol):
@@ -116,16 +116,10 @@ def squared_gradients(
     sums = {name: torch.zeros_like(parameter, dtype=torch.float32) for name, parameter in parameters.items()}
     device = next(iter(parameters.values())).device
 
-    def add(name: str, parameter: torch.Tensor) -> None:
-        assert parameter.grad is not None
-        sums[name].add_(parameter.grad.float().square(), alpha=1 / len(windows_NL))
-        parameter.grad = None
+    def add(name: str, gradient: torch.Tensor) -> None:
+        sums[name].add_(gradient.float().square(), alpha=1 / len(windows_NL))
 
-    hooks = [p.register_post_accumulate_grad_hook(partial(add, name)) for name, p in parameters.items()]
-    try:
+    with releasing(parameters, add):
         for window in windows_NL.split(1):
             next_token_loss(model, window.to(device, torch.long)).backward(inputs=list(parameters.values()))
-    finally:
-        for hook in hooks:
-            hook.remove()
     return sums

@@ -10,11 +10,10 @@ itself on any machine. At most 8 minutes; a part that fails or takes too long le
     resume     a run repeated, and one killed and started again: the same bits?
     training   LLaMA-2-7B's shape, random, as `precision=elsa_l`: peak against `plan`, a step against plain 8-bit Adam,
                seconds of an update, a selection and a checkpoint
-    layers     seconds that layer-wise methods take for one of its blocks
+    layers     seconds that layer-wise methods take for a model of one of its blocks
 """
 
 import argparse
-import hashlib
 import json
 import logging
 import os
@@ -41,10 +40,10 @@ from elsa.config.build import build
 from elsa.config.compose import compose
 from elsa.config.prune import PruneConfig
 from elsa.errors import in_one_line
-from elsa.files import write_json
-from elsa.layerwise.driver import LayerPruner
+from elsa.files import file_hash, write_json
+from elsa.method.base import Task
 from elsa.method.elsa import Elsa
-from elsa.model.weights import prunable_weights, weights_by_block
+from elsa.model.weights import prunable_weights
 from elsa.plan.memory import measure, need
 from elsa.sparsity.pattern import Pattern
 from elsa.track.memory import peak_bytes, reset_peak
@@ -123,8 +122,7 @@ def methods(device: str, size: str) -> dict[str, Any]:
 
 
 def weights_of(folder: Path) -> str:
-    file = next(folder.glob("runs/*-elsa-*/model/model.safetensors"))
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+    return file_hash(next(folder.glob("runs/*-elsa-*/model/model.safetensors")))
 
 
 def resume(device: str, size: str) -> dict[str, Any]:
@@ -133,7 +131,7 @@ def resume(device: str, size: str) -> dict[str, Any]:
 
     def arguments(folder: Path) -> list[str]:
         return [
-            sys.executable, "-c", "from elsa.run.cli import main; main()", "method=elsa", f"device={device}",
+            sys.executable, "-m", "elsa.run.cli", "method=elsa", f"device={device}",
             "tracker=none", *SHORT, steps, "checkpoint.every_minutes=0.01", f"paths.outputs={folder}",
         ]  # fmt: skip
 
@@ -154,18 +152,19 @@ def resume(device: str, size: str) -> dict[str, Any]:
         }  # fmt: skip
 
 
-def random_model(device: str, size: str) -> PreTrainedModel:
-    """Random bf16 weights, made on the device."""
+def random_model(device: str, size: str, dtype: torch.dtype, **changes: int) -> PreTrainedModel:
+    """Random weights, made on the device. `changes`: of the shape."""
     torch.manual_seed(0)
     with torch.device(device):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(LlamaConfig(**SHAPES[size]), dtype=torch.bfloat16)
+        config = LlamaConfig(**SHAPES[size] | changes)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
     return model
 
 
 def training(device: str, size: str) -> dict[str, Any]:
     steps, every, length = 16, 4, LENGTHS[size]
     reset_peak(device)
-    model = random_model(device, size)
+    model = random_model(device, size, torch.bfloat16)
     precision = build(PruneConfig, compose("precision=elsa_l")).precision
     budget = Training(steps=steps, batch_size=1, learning_rate=1e-5)
     windows = torch.randint(0, model.config.vocab_size, (steps, length)).int()
@@ -219,25 +218,15 @@ def training(device: str, size: str) -> dict[str, Any]:
 
 
 def layers(device: str, size: str) -> dict[str, Any]:
-    """Layers that share their inputs share a statistic, as in the driver; the calibration forward is left out."""
-    config = SHAPES[size] | {"num_hidden_layers": 1}
-    with torch.device(device):
-        model = AutoModelForCausalLM.from_config(LlamaConfig(**config))
-    tokens = 4 * LENGTHS[size]
+    """Each method on a model of one block, with the calibration forward."""
+    windows = torch.randint(0, SHAPES[size]["vocab_size"], (4, LENGTHS[size])).int()
     found = {}
     for name in ("wanda", "sparsegpt", "alps", "l_admm"):
-        pruner = build(PruneConfig, compose(f"method={name}")).method
-        assert isinstance(pruner, LayerPruner)
-        inputs: dict[int, Any] = {}
+        model = random_model(device, size, dtype=torch.float32, num_hidden_layers=1)
+        method = build(PruneConfig, compose(f"method={name}", f"method.calibration_windows={len(windows)}")).method
         wait(device)
         start = time.perf_counter()
-        for weight in weights_by_block(model)[0].values():
-            width = weight.value_OI.shape[1]
-            if width not in inputs:
-                statistics_ = pruner.init_statistics(weight.value_OI)
-                pruner.update_statistics(statistics_, torch.randn(tokens, width, device=device))
-                inputs[width] = pruner.prepare(statistics_)
-            pruner.prune(weight.value_OI.detach().clone(), inputs[width], NINETY)
+        method.apply(model, Task(pattern=NINETY, windows=lambda count: windows[:count]))
         wait(device)
         found[f"{name}_s"] = time.perf_counter() - start
     return found
