@@ -9,10 +9,25 @@ from itertools import accumulate
 _MOST = 300  # characters of a list
 LONGEST_NAME = 100  # characters
 OUT_OF_MEMORY = 3  # exit code of a process that ran out of memory; 2 is that of a user's mistake
+LOST_RANK = 4  # exit code of a rank whose others have gone
 
 
 class UserError(ValueError):
     """What was asked for cannot be done. The message is one line: the key, the value, and what would be right."""
+
+    exit_code = 2
+
+
+class AgreedError(UserError):
+    """One that all ranks of a run have been told of, so that the first alone says it."""
+
+
+class RankError(UserError):
+    """A rank has ended without a word that the user could see. `exit_code`: its own, or 128 and the signal's number."""
+
+    def __init__(self, message: str, code: int):
+        super().__init__(message)
+        self.exit_code = code if code > 0 else 128 - code
 
 
 class Stopped(Exception):  # noqa: N818 (not an error: the run can go on later)

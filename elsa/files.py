@@ -65,6 +65,32 @@ def write_folder_atomically(path: Path, *writers: Callable[[Path], object]) -> N
             temporary.rename(path)
 
 
+@contextmanager
+def folder_for_all(path: Path, once: Callable[[Callable[[], Any]], Any]) -> Iterator[Path]:
+    """A temporary folder that several processes write to together; it takes the place of `path` when all are done.
+
+    `once(do)`: what one of them does for all, `elsa.distributed.ranks.Ranks.once`. Raises `UserError` as above.
+    """
+
+    def make() -> Path:
+        with explained(path, "written"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}{_MARK}"))
+
+    def put() -> None:
+        with explained(path, "written"):
+            temporary.chmod(0o755)
+            remove(path)
+            temporary.rename(path)
+
+    temporary: Path = once(make)
+    try:
+        yield temporary
+        once(put)
+    finally:
+        once(lambda: remove(temporary))
+
+
 def remove_leftovers(folder: Path, older_than: float = 0.0) -> None:
     """Remove the temporary files and folders that killed processes left in `folder`.
 

@@ -1,7 +1,7 @@
 """ADMM over all prunable weights, as a constraint of training."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import reduce
 from typing import Any
@@ -11,10 +11,10 @@ import torch
 from elsa.admm.monitor import Monitor
 from elsa.admm.penalty import Penalty
 from elsa.admm.phases import Phases
-from elsa.admm.state import start_state
+from elsa.admm.state import start_state, upgraded
 from elsa.model.weights import PrunableWeight
 from elsa.sparsity.pattern import Pattern
-from elsa.sparsity.projection import project
+from elsa.sparsity.projection import project, saliency
 from elsa.train.budget import Training
 from elsa.train.precision import Precision
 from elsa.train.probe import due, holding
@@ -46,9 +46,11 @@ class Admm(SparseConstraint):
         self._schedule, self._phases, self._training = penalty, phases, training
         self._probe_every, self._next = probe_every, 1
         self._stationarity: torch.Tensor | float = 0.0  # gathered weight by weight during a step
-        start = projection.at(0)
+        first, ranks = projection.first_selectors() if supports is None else {}, projection.ranks
         self._states = {
-            name: start_state(weight.value_OI, start, precision, None if supports is None else supports[name])
+            name: start_state(weight.value_OI, first[name], precision, None, ranks)
+            if supports is None
+            else start_state(weight.value_OI, projection.pattern, precision, supports[name], ranks)
             for name, weight in self._weights.items()
         }
         self._support: dict[str, torch.Tensor] = {}  # that x is held to while polishing
@@ -89,13 +91,16 @@ class Admm(SparseConstraint):
         """
         value, gradient, pattern = weight.value_OI.float(), weight.gradient_OI.float(), self._projection.pattern
         if pattern.group is None:
-            pattern = Pattern.of_zeros(int((~mask_OI).sum()), mask_OI.numel())
+            zeros = self._projection.ranks.sum_((~mask_OI).sum())
+            pattern = Pattern.of_zeros(int(zeros), weight.numel)
         optimizer = self._projection.optimizer
         norm = optimizer.preconditioner(weight.parameter_name) if self._schedule.decoupled else None
         if norm is not None:
             norm = weight.as_OI(norm)
             gradient = gradient / norm
-        return (value - project(value - gradient / self.penalty, pattern, norm)).square().sum()
+        target = value - gradient / self.penalty
+        chosen = self._projection.selectors({weight.name: pattern}, lambda _: saliency(target, norm))
+        return (value - project(target, chosen[weight.name], norm)).square().sum()
 
     @torch.no_grad()
     def after_step(self, step: int) -> dict[str, float]:
@@ -132,15 +137,17 @@ class Admm(SparseConstraint):
     def _update_states(self, step: int) -> tuple[dict[str, float], torch.Tensor]:
         """z and u of all weights anew; the share of mask entries that changed, and ‖z⁺ − z‖² where a probe is due."""
 
-        def saliency(name: str) -> torch.Tensor:
+        def its_saliency(name: str) -> torch.Tensor:
             return self._states[name].saliency(self._weights[name].value_OI, self._projection.importance(name))
 
-        patterns = self._projection.patterns(self._projection.at(step), saliency)
+        chosen = self._projection.selectors(
+            self._projection.patterns(self._projection.at(step), its_saliency), its_saliency
+        )
         flips, moved, dual = {}, torch.zeros(()), self._phases.dual_at(step, self._training)
         for name, weight in self._weights.items():
             state = self._states[name]
             before = state.sparse() if self._probing else None
-            flips[name] = state.update(weight.value_OI, patterns[name], self._projection.importance(name), dual)
+            flips[name] = state.update(weight.value_OI, chosen[name], self._projection.importance(name), dual)
             if before is not None:
                 moved = moved.to(before.device) + (state.sparse() - before).float().square().sum()
         return self._note_flips(step, flips), moved
@@ -158,7 +165,9 @@ class Admm(SparseConstraint):
         """
         sparse = reduce(torch.add, (state.sparse().float().square().sum() for state in self._states.values()))
         total = reduce(torch.add, (weight.value_OI.float().square().sum() for weight in self._weights.values()))
-        stationarity, self._stationarity = torch.as_tensor(self._stationarity), 0.0
+        stationarity, self._stationarity = torch.as_tensor(self._stationarity).to(total.device), 0.0
+        sums = self._projection.ranks.sum_(torch.stack([moved.to(total.device), sparse, stationarity, total]))
+        moved, sparse, stationarity, total = sums
         return {
             "dual_residual": float((moved / sparse).sqrt()), "stationarity": float((stationarity / total).sqrt()),
         }  # fmt: skip
@@ -184,7 +193,7 @@ class Admm(SparseConstraint):
                 squares = *state.residual_squared(weight.value_OI), (energy * off).sum(), energy.sum(), off.sum()
                 yield torch.stack(squares)
 
-        return Distances.of(sums())
+        return Distances.of(sums(), self._projection.ranks)
 
     @torch.no_grad()
     def _project_weights(self) -> None:
@@ -192,9 +201,13 @@ class Admm(SparseConstraint):
         if self._support:
             return
         self.before_projection = self.distances()
-        patterns = self._projection.patterns(self._projection.pattern)
+
+        def score_of(name: str) -> torch.Tensor:
+            return saliency(self._weights[name].value_OI, self._projection.importance(name))
+
+        chosen = self._projection.selectors(self._projection.patterns(self._projection.pattern), score_of)
         for name, weight in self._weights.items():
-            weight.write(project(weight.value_OI, patterns[name], self._projection.importance(name)))
+            weight.write(project(weight.value_OI, chosen[name], self._projection.importance(name)))
 
     def verdict(self) -> str:
         return self._monitor.at_the_end(self.before_projection.energy)
@@ -205,15 +218,29 @@ class Admm(SparseConstraint):
         return sum(state.nbytes for state in self._states.values())
 
     def state(self) -> dict[str, Any]:
-        states = {name: state.state() for name, state in self._states.items()}
+        states = {
+            name: _with_tensors(state.state(), self._weights[name].spread) for name, state in self._states.items()
+        }
         return super().state() | {
-            "penalty": self.penalty, "first": tuple(self._monitor.first), "states": states, "support": self._support,
-            "next": self._next,
+            "penalty": self.penalty, "first": tuple(self._monitor.first), "states": states,
+            "support": self._spread(self._support), "next": self._next,
         }  # fmt: skip
 
     def restore(self, state: dict[str, Any]) -> None:
         super().restore(state)
         self.penalty, self._monitor.first, self._next = state["penalty"], Distances(*state["first"]), state["next"]
-        self._support = self._on_device(state["support"])
+        self._support = self._own_rows(state["support"])
         for name, its_state in self._states.items():
-            its_state.restore(state["states"][name])
+            weight = self._weights[name]
+            its_state.restore(_with_tensors(upgraded(state["states"][name], weight.shape_OI), weight.own_rows))
+
+
+def _with_tensors(tree: dict[str, Any], change: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, Any]:
+    """A state with `change` done to all of its tensors."""
+
+    def changed(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: changed(each) for key, each in value.items()}
+        return change(value) if isinstance(value, torch.Tensor) else value
+
+    return {key: changed(value) for key, value in tree.items()}

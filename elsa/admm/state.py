@@ -7,8 +7,9 @@ u = x + u. So `split` = z − u holds both, and the mask of what is kept tells w
 
 `Dual` has other updates of u; all leave it at 0 on the support, so that this stays exact.
 
-Everything here is element by element on whatever tensor a weight is, but for the mask itself (`Pattern.mask`).
-Source: arXiv:2510.01650 for the updates; the merged form is this project's. Weights are [O, I].
+Everything here is element by element, so that the rows of a weight that one rank holds have a state of their own; what
+is kept is marked by a `Selector`, which knows of the others. Source: arXiv:2510.01650 for the updates; the merged form
+is this project's. Weights are [O, I].
 """
 
 from abc import ABC, abstractmethod
@@ -18,8 +19,9 @@ from typing import Any
 import torch
 
 from elsa.admm.storage import Stored
-from elsa.sparsity.bits import pack, unpack
-from elsa.sparsity.pattern import Pattern
+from elsa.distributed.ranks import ONE, Ranks
+from elsa.sparsity.bits import by_rows, pack, unpack
+from elsa.sparsity.pattern import Selector
 from elsa.sparsity.projection import saliency
 from elsa.train.precision import Precision
 
@@ -74,15 +76,15 @@ class State(ABC):
     def update(
         self,
         weight_OI: torch.Tensor,
-        pattern: Pattern,
+        selector: Selector,
         importance_OI: torch.Tensor | None = None,
         dual: Dual = ADMM,
-    ) -> int:
-        """z ← projection of x + u, then u as `dual` says. Returns how many mask entries changed."""
+    ) -> torch.Tensor:
+        """z ← projection of x + u, then u as `dual` says. Returns how many mask entries changed, as a scalar tensor."""
         before, weight = self.mask(), weight_OI.float()
         target = self._target(weight, before)
-        after = self._take(target, pattern.mask(saliency(target, importance_OI)), weight, dual)
-        return int((after != before).sum())
+        after = self._take(target, selector.mask(saliency(target, importance_OI)), weight, dual)
+        return (after != before).sum()
 
     def saliency(self, weight_OI: torch.Tensor, importance_OI: torch.Tensor | None = None) -> torch.Tensor:
         """What zeroing each entry of x + u would cost, fp32: what the next update goes by."""
@@ -119,18 +121,22 @@ class MergedState(State):
     """One tensor in `precision` and one bit a weight."""
 
     def __init__(
-        self, weight_OI: torch.Tensor, pattern: Pattern, precision: str = "float32", support: torch.Tensor | None = None
+        self,
+        weight_OI: torch.Tensor,
+        selector: Selector,
+        precision: str = "float32",
+        support: torch.Tensor | None = None,
     ):
         """u = 0 and z the magnitude projection of the dense weight at the full target sparsity, or on `support`."""
         self._precision, self._shape = precision, weight_OI.shape
-        mask = pattern.mask(saliency(weight_OI)) if support is None else support
+        mask = selector.mask(saliency(weight_OI)) if support is None else support
         self._keep(weight_OI * mask, mask)
 
     def _keep(self, split: torch.Tensor, mask: torch.Tensor) -> None:
         self._split, self._bits = Stored.of(split, self._precision), pack(mask)
 
     def mask(self) -> torch.Tensor:
-        return unpack(self._bits, self._shape)
+        return unpack(self._bits, self._shape[1])
 
     def difference(self) -> torch.Tensor:
         return self._split.read()
@@ -169,17 +175,18 @@ class SeparateState(State):
     def __init__(
         self,
         weight_OI: torch.Tensor,
-        pattern: Pattern,
+        selector: Selector,
         precision: str,
         dual_precision: str,
         support: torch.Tensor | None = None,
+        ranks: Ranks = ONE,
     ):
-        self._precision, self._dual_precision = precision, dual_precision
-        self._sparse = self._stored(weight_OI * (pattern.mask(saliency(weight_OI)) if support is None else support))
+        self._precision, self._dual_precision, self._ranks = precision, dual_precision, ranks
+        self._sparse = self._stored(weight_OI * (selector.mask(saliency(weight_OI)) if support is None else support))
         self._dual = Stored.of(torch.zeros_like(weight_OI), dual_precision)
 
     def _stored(self, sparse: torch.Tensor) -> Stored:
-        return Stored.of(sparse, self._precision, _PAPER_MARGIN)
+        return Stored.of(sparse, self._precision, _PAPER_MARGIN, self._ranks)
 
     def mask(self) -> torch.Tensor:
         return self.sparse() != 0
@@ -215,10 +222,22 @@ class SeparateState(State):
         self._dual.take(**state["dual"])
 
 
+def upgraded(state: dict[str, Any], shape_OI: torch.Size) -> dict[str, Any]:
+    """What `State.state` gave in any version, for a whole weight of this shape, as it is now."""
+    return state | {"bits": by_rows(state["bits"], shape_OI)} if "bits" in state else state
+
+
 def start_state(
-    weight_OI: torch.Tensor, pattern: Pattern, precision: Precision, support_OI: torch.Tensor | None = None
+    weight_OI: torch.Tensor,
+    selector: Selector,
+    precision: Precision,
+    support_OI: torch.Tensor | None = None,
+    ranks: Ranks = ONE,
 ) -> State:
-    """The state of one weight at the start of a run, as `precision` keeps it. `support_OI`: None for magnitude's."""
+    """The state of a weight's rows at the start of a run, as `precision` keeps it.
+
+    `support_OI`: None for magnitude's. `ranks`: that hold rows of the weight.
+    """
     if precision.dual is None:
-        return MergedState(weight_OI, pattern, precision.state, support_OI)
-    return SeparateState(weight_OI, pattern, precision.state, precision.dual, support_OI)
+        return MergedState(weight_OI, selector, precision.state, support_OI)
+    return SeparateState(weight_OI, selector, precision.state, precision.dual, support_OI, ranks)

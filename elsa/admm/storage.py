@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from elsa.distributed.ranks import ONE, Ranks
+
 _FP8 = torch.float8_e4m3fn
 _LARGEST = torch.finfo(_FP8).max
 
@@ -20,15 +22,18 @@ class Stored:
     scale: torch.Tensor | None
 
     @classmethod
-    def of(cls, tensor_OI: torch.Tensor, precision: str, margin: float | None = None) -> "Stored":
+    def of(cls, tensor_OI: torch.Tensor, precision: str, margin: float | None = None, ranks: Ranks = ONE) -> "Stored":
         """`precision`: one of `elsa.train.precision.FORMATS`. fp8 has one scale a row, or with `margin` one a tensor.
 
-        A scale maps the largest magnitude to fp8's largest number, or to 1 / `margin` of it.
+        A scale maps the largest magnitude to fp8's largest number, or to 1 / `margin` of it. `ranks`: that hold rows
+        of the tensor.
         """
         if precision != "float8":
             return cls(tensor_OI.to(getattr(torch, precision), copy=True), None)
-        largest = tensor_OI.abs().float()
-        largest = largest.amax(1, keepdim=True) if margin is None else largest.amax() * margin
+        largest = tensor_OI.abs().float().amax(1, keepdim=True)
+        if margin is not None:
+            of_all = largest.amax() if len(largest) else torch.zeros((), device=largest.device)
+            largest = ranks.max_(of_all) * margin
         scale = (largest / _LARGEST).clamp_min(torch.finfo(torch.float32).tiny)
         return cls((tensor_OI / scale).clamp_(-_LARGEST, _LARGEST).to(_FP8), scale)
 

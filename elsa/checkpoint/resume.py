@@ -1,6 +1,7 @@
 """The state of a training run on disk: whole or absent, the last few kept, continued only by the very same run.
 
-Files are `step-<step>.pt` in one folder. SIGTERM and Ctrl-C save and stop, SIGUSR1 saves and goes on.
+One process keeps files `step-<step>.pt` in one folder, several ranks together folders `step-<step>`
+(`elsa.distributed.checkpoint`); either goes on from both. SIGTERM and Ctrl-C save and stop, SIGUSR1 saves and goes on.
 """
 
 import logging
@@ -12,12 +13,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, cast
 
 import torch
 
+from elsa.distributed import checkpoint
+from elsa.distributed.ranks import ONE, Ranks
 from elsa.errors import Stopped, UserError, in_one_line
-from elsa.files import remove, remove_leftovers, write_atomically
+from elsa.files import folder_for_all, remove, remove_leftovers, write_atomically
 
 _log = logging.getLogger(__name__)
 _FORMAT = 1
@@ -30,11 +33,21 @@ class RunCheckpoints:
     """Saves every `every_minutes` (0: every step) and keeps the last `keep`.
 
     `fingerprint()`: flat, JSON-like facts about config, model and data. A state that was saved under other facts is
-    refused. `seconds_before`: what the run had taken when the state was saved that it goes on from.
+    refused. `seconds_before`: what the run had taken when the state was saved that it goes on from. `ranks`: that hold
+    parts of the state, on `device`; all of them ask the same questions.
     """
 
-    def __init__(self, folder: Path, every_minutes: float, keep: int, fingerprint: Callable[[], dict[str, Any]]):
+    def __init__(
+        self,
+        folder: Path,
+        every_minutes: float,
+        keep: int,
+        fingerprint: Callable[[], dict[str, Any]],
+        ranks: Ranks = ONE,
+        device: str = "cpu",
+    ):
         self._folder, self._every, self._keep, self._fingerprint = folder, 60 * every_minutes, keep, fingerprint
+        self._ranks, self._device = ranks, device
         self._began = self._saved_at = time.monotonic()
         self.seconds_before = 0.0
         self._received: signal.Signals | None = None
@@ -88,40 +101,64 @@ class RunCheckpoints:
 
     def _newest(self) -> tuple[Path, dict[str, Any]] | None:
         """The newest state that is whole, with its file; read once. Those that are not are named and passed over."""
-        while self._read is None and self._files():
-            path = self._files()[-1]
+        while self._read is None and (files := self._ranks.once(self._files)):
+            path = files[-1]
             try:
-                self._read = path, _state_in(path)
-            except _DAMAGED as error:
+                self._read = path, self._state_in(path)
+            except UserError as error:
                 self._broken.append(path)
-                reason = in_one_line(error, 200) or type(error).__name__
-                then = "an older one is tried" if self._files() else "there is no other, so training starts anew"
-                _log.error("%s: no whole state (%s); %s", path, reason, then)
+                then = "an older one is tried" if files[:-1] else "there is no other, so training starts anew"
+                _log.error("%s: no whole state (%s); %s", path, error, then)
         return self._read
 
+    def _state_in(self, path: Path) -> dict[str, Any]:
+        if path.is_dir():
+            state = checkpoint.read(path, self._ranks, self._device)
+            _refuse_foreign(state)
+            return state
+        return self._ranks.all_or_none(lambda: _state_in_file(path))
+
     def due(self) -> bool:
-        return self._received is not None or time.monotonic() - self._saved_at >= self._every
+        its_time = self._ranks.first and time.monotonic() - self._saved_at >= self._every
+        return self._ranks.any(self._received is not None or its_time)
 
     def save(self, step: int, state: dict[str, Any]) -> None:
         """Write the state. A full disk is reported and the run goes on, its last state untouched."""
-        path = self._folder / f"step-{step:08d}.pt"
+        alone = self._ranks.size == 1
+        path = self._folder / f"step-{step:08d}{'.pt' if alone else ''}"
         seconds = self.seconds_before + time.monotonic() - self._began
         state = state | {"format": _FORMAT, "fingerprint": self._fingerprint(), "seconds": seconds}
         try:
-            remove_leftovers(self._folder)
-            while self._broken:
-                remove(self._broken.pop())
-            write_atomically(path, lambda temporary: torch.save(state, temporary))
-            for old in self._files()[: -self._keep]:
-                remove(old)
+            self._ranks.once(self._clear)
+            self._broken.clear()
+            if alone:
+                write_atomically(path, lambda temporary: torch.save(state, temporary))
+            else:
+                self._write_together(path, state)
+            self._ranks.once(self._remove_old)
         except (OSError, RuntimeError, UserError) as error:  # torch reports a full disk as RuntimeError
             _log.error("%s could not be saved: %s", path, in_one_line(error, 200))
         self._saved_at, self._read = time.monotonic(), None
-        received, self._received = self._received, None
+        number = int(self._ranks.max_(torch.tensor(int(self._received or 0))))
+        received, self._received = signal.Signals(number) if number else None, None
         if received in _STOPPING:
             raise Stopped(
                 received, f"stopped by {received.name} after step {step}; the same command goes on from there"
             )
+
+    def _clear(self) -> None:
+        """Remove what killed processes left, and what is broken."""
+        remove_leftovers(self._folder)
+        for path in self._broken:
+            remove(path)
+
+    def _remove_old(self) -> None:
+        for old in self._files()[: -self._keep]:
+            remove(old)
+
+    def _write_together(self, path: Path, state: dict[str, Any]) -> None:
+        with folder_for_all(path, self._ranks.once) as temporary:
+            checkpoint.write(temporary, state, self._ranks)
 
     def kept(self) -> str:
         """Where the last state lies, in words."""
@@ -129,6 +166,9 @@ class RunCheckpoints:
 
     def discard(self) -> None:
         """Remove all states: the run needs none any more."""
+        self._ranks.once(self._discard)
+
+    def _discard(self) -> None:
         for path in [*self._files(), *self._broken]:
             remove(path)
         remove_leftovers(self._folder)
@@ -136,16 +176,28 @@ class RunCheckpoints:
             self._folder.rmdir()
 
     def _files(self) -> list[Path]:
-        return sorted(path for path in self._folder.glob("step-*.pt") if path not in self._broken)
+        found = (path for path in self._folder.glob("step-*") if path not in self._broken)
+        return sorted(found, key=lambda path: (path.stem, path.name))
 
 
-def _state_in(path: Path) -> dict[str, Any]:
-    """Raises one of `_DAMAGED` if the file holds no whole state of ours. Nothing in it is executed."""
+def _state_in_file(path: Path) -> dict[str, Any]:
+    """Raises `UserError` if the file holds no whole state of ours. Nothing in it is executed."""
+    try:
+        return _read(path)
+    except _DAMAGED as error:
+        raise UserError(in_one_line(error, 200) or type(error).__name__) from error
+
+
+def _read(path: Path) -> dict[str, Any]:
     with zipfile.ZipFile(path) as archive:  # torch.load reads flipped bits without a word
         damaged = archive.testzip()
     if damaged is not None:
         raise ValueError(f"{damaged} in it is damaged")
     state = torch.load(path, map_location="cpu", weights_only=True)
+    _refuse_foreign(state)
+    return cast(dict[str, Any], state)
+
+
+def _refuse_foreign(state: object) -> None:
     if not isinstance(state, dict) or state.get("format") != _FORMAT or not state.keys() >= _KEYS:
-        raise ValueError(f"not of format {_FORMAT}")
-    return state
+        raise UserError(f"not of format {_FORMAT}")

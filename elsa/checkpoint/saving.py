@@ -12,11 +12,20 @@ from elsa.files import write_folder_atomically
 from elsa.sparsity.pattern import Pattern
 
 
-def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Write a folder that `AutoModelForCausalLM.from_pretrained` loads; it is whole or absent."""
+def save(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    folder: Path,
+    whole: dict[str, torch.Tensor] | None = None,
+) -> None:
+    """Write a folder that `AutoModelForCausalLM.from_pretrained` loads; it is whole or absent.
+
+    `whole`: the weights by name where the model is spread over ranks.
+    """
 
     def save_model(where: Path) -> None:
-        model.save_pretrained(where, save_original_format=False)  # under the names that the weights have in memory
+        # under the names that the weights have in memory
+        model.save_pretrained(where, state_dict=whole, save_original_format=False)
 
     write_folder_atomically(folder, save_model, tokenizer.save_pretrained)
 

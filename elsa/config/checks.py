@@ -13,8 +13,9 @@ from torch import nn
 
 from elsa import hub
 from elsa.config.commands import Paths
-from elsa.config.prune import EvaluateConfig, PruneConfig, resolved_device
+from elsa.config.prune import MOST_DEVICES, EvaluateConfig, PruneConfig, resolved_device
 from elsa.data.windows import WindowReader
+from elsa.distributed.ranks import started_among
 from elsa.errors import UserError, require, under
 from elsa.files import check_writable, file_hash, read_json
 from elsa.layerwise.activations import PLACES
@@ -111,8 +112,18 @@ def check_folders(paths: Paths) -> str:
     return f"{paths.outputs} and {paths.cache} can be written to"
 
 
+def check_devices(run: PruneConfig) -> None:
+    """Raise `UserError` for a number of devices that is none, or not that of the processes that were started."""
+    counted = run.devices is None or 1 <= run.devices <= MOST_DEVICES
+    require(counted, "devices", run.devices, f"from 1 to {MOST_DEVICES:,}, or null")
+    started = started_among()
+    agreed = run.devices in (None, started) or started == 1
+    require(agreed, "devices", run.devices, f"{started} processes were started; leave it out")
+
+
 def _settings(run: PruneConfig) -> str:
     require(run.seed >= 0, "seed", run.seed, "a whole number from 0 up")
+    check_devices(run)
     require(run.probe_every >= 0, "probe_every", run.probe_every, "a number of steps, or 0 for never")
     require(run.reuse in ("same_code", "any_code"), "reuse", run.reuse, "known: same_code, any_code")
     require(run.activations in PLACES, "activations", run.activations, f"known: {', '.join(PLACES)}")
@@ -172,8 +183,10 @@ def _method(run: PruneConfig) -> str:
     with under("method"):
         run.method.check(run.training)
     if run.method.trains:
+        with under("training"):
+            run.training.check_ranks(run.ranks)
         with under("precision"):
-            run.precision.check(run.training.optimizer, run.training.accumulation)
+            run.precision.check(run.training, run.ranks)
     return run.method.label
 
 

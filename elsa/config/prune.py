@@ -8,6 +8,7 @@ import torch
 from elsa.admm.penalty import Penalty
 from elsa.config.commands import Paths
 from elsa.data.sources import Source
+from elsa.distributed.ranks import started_among
 from elsa.errors import require
 from elsa.evaluation.base import Evaluation
 from elsa.method.base import Method
@@ -17,7 +18,7 @@ from elsa.track import TrackerSource
 from elsa.train.budget import Training
 from elsa.train.precision import Precision
 
-_MOST_DEVICES = 100_000
+MOST_DEVICES = 100_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,12 +37,10 @@ class Checkpointing:
 class Planning:
     """What `elsa plan` plans for. `device_memory_gib`: null for that of this machine. `dry_run_steps`: 0 for none."""
 
-    devices: int = 1
     device_memory_gib: float | None = None
     dry_run_steps: int = 0
 
     def __post_init__(self) -> None:
-        require(1 <= self.devices <= _MOST_DEVICES, "devices", self.devices, f"from 1 to {_MOST_DEVICES:,}")
         known = self.device_memory_gib is None or self.device_memory_gib > 0
         require(known, "device_memory_gib", self.device_memory_gib, "positive, for example 80, or null")
         require(
@@ -56,7 +55,8 @@ class Planning:
 class PruneConfig:
     """One pruning run. `reuse`: results of same_code, or of any_code that was asked the same question.
 
-    `full`: whether files of a mirror are compared by hash before it starts, too.
+    `devices`: how many processes share it, each with a device of its own; null for one, or as many as torchrun or srun
+    has started. `full`: whether files of a mirror are compared by hash before it starts, too.
     """
 
     model: ModelSource
@@ -76,7 +76,13 @@ class PruneConfig:
     probe_every: int
     reuse: str
     plan: Planning
+    devices: int | None = None
     full: bool = False
+
+    @property
+    def ranks(self) -> int:
+        """How many processes share the run."""
+        return self.devices or started_among()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,15 +9,19 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from elsa.data.windows import WindowReader
+from elsa.distributed.ranks import ONE, Ranks
 
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """What is scored. `cache`: where scores that depend on content alone are kept."""
+    """What is scored. `cache`: where scores that depend on content alone are kept. `ranks`: that share the work, each
+    with all of the model.
+    """
 
     model: nn.Module
     tokenizer: PreTrainedTokenizerFast
     cache: Path
+    ranks: Ranks = ONE
 
 
 class Evaluation(ABC):

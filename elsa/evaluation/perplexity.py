@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from elsa.data.sources import SPLITS, Source
 from elsa.data.windows import DRAWS, WindowReader, windows_hash
+from elsa.distributed.ranks import ONE, Ranks
 from elsa.errors import UserError, require, require_name, under
 from elsa.evaluation.base import Evaluation, Subject
 from elsa.track.progress import progress
@@ -85,7 +86,7 @@ class Perplexity(Evaluation):
     def evaluate(self, subject: Subject, prepared: dict[str, torch.Tensor]) -> dict[str, dict[str, Any]]:
         results = {}
         for name, windows in prepared.items():
-            loss = mean_loss(subject.model, windows, self.autocast)
+            loss = mean_loss(subject.model, windows, self.autocast, subject.ranks)
             if not math.isfinite(loss):
                 raise UserError(
                     f"eval.sets.{name}: the model's loss is {loss}: its logits hold NaN or infinity; try "
@@ -108,17 +109,23 @@ def _exp(loss: float) -> float:
 
 
 @torch.no_grad()
-def mean_loss(model: nn.Module, windows_NL: torch.Tensor, autocast: str = "none") -> float:
-    """Mean next-token cross-entropy in nats over all scored targets, summed in fp64."""
+def mean_loss(model: nn.Module, windows_NL: torch.Tensor, autocast: str = "none", ranks: Ranks = ONE) -> float:
+    """Mean next-token cross-entropy in nats over all scored targets, summed in fp64.
+
+    Batches are dealt out to the ranks, each with all of the model, and their losses added in the order of the batches:
+    the same bits on any number of ranks.
+    """
     model.eval()
     device = next(model.parameters()).device
-    total, count = 0.0, 0
     batches = windows_NL.split(max(1, _TOKENS_A_BATCH // windows_NL.shape[1]))
-    for batch in progress(batches, "evaluate", unit="batch"):
-        ids = batch.to(device, torch.long)
+    losses: dict[int, float] = {}
+    for number in progress(ranks.share_of(len(batches)), "evaluate", unit="batch"):
+        ids = batches[number].to(device, torch.long)
         with nullcontext() if autocast == "none" else torch.autocast(device.type, dtype=torch.bfloat16):
             logits = model(input_ids=ids, use_cache=False).logits
         targets = ids[:, 1:].flatten()
-        total += F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets, reduction="sum").double().item()
-        count += targets.numel()
-    return total / count
+        loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets, reduction="sum")
+        losses[number] = loss.double().item()
+    of_all = {number: loss for some in ranks.gather(losses) for number, loss in some.items()}
+    total = sum(of_all[number] for number in range(len(batches)))
+    return total / windows_NL[:, 1:].numel()

@@ -7,6 +7,9 @@ lm-eval's own cache is keyed by none of these and is never used.
 import hashlib
 import json
 import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -102,15 +105,15 @@ class ZeroShot(Evaluation):
 
     def evaluate(self, subject: Subject, prepared: dict[str, "Task"]) -> dict[str, dict[str, Any]]:
         weights = weights_hash(subject.model)
+        dealt = _dealt({name: self._count(task) for name, task in prepared.items()}, subject.ranks.size)
+        mine = {
+            name: self._kept_or_scored(subject, name, prepared[name], weights)
+            for name in progress(dealt[subject.ranks.rank], "zero-shot", unit="task")
+        }
+        of_all = {name: kept for some in subject.ranks.gather(mine) for name, kept in some.items()}
         found, items = {}, {}
-        for name, task in progress(list(prepared.items()), "zero-shot", unit="task"):
-            protocol = self._protocol(name, task)
-            key = {"weights": weights, "dtype": str(subject.model.dtype)} | protocol
-            path = subject.cache / "zero_shot" / f"{name}-{content_hash(key, 24)}.json"
-            kept = remembered(path)
-            if kept is None:
-                kept = {"key": key} | self._score(subject, name, task, protocol)
-                write_json(path, kept)
+        for name in prepared:
+            kept = of_all[name]
             found[name] = kept["scores"]
             if kept["items"] is not None:
                 items[name] = kept["items"]
@@ -119,6 +122,16 @@ class ZeroShot(Evaluation):
         dtype = str(subject.model.dtype).removeprefix("torch.")
         facts = {"average_acc": average, "limit": self.limit, "dtype": dtype, "lm_eval": version("lm_eval")}
         return {"zero_shot": facts | {"tasks": found, "items": items}}
+
+    def _kept_or_scored(self, subject: Subject, name: str, task: "Task", weights: str) -> dict[str, Any]:
+        protocol = self._protocol(name, task)
+        key = {"weights": weights, "dtype": str(subject.model.dtype)} | protocol
+        path = subject.cache / "zero_shot" / f"{name}-{content_hash(key, 24)}.json"
+        kept = remembered(path)
+        if kept is None:
+            kept = {"key": key} | self._score(subject, name, task, protocol)
+            write_json(path, kept)
+        return kept
 
     def _protocol(self, name: str, task: "Task") -> dict[str, Any]:
         documents = [task.eval_docs[i] for i in range(self._count(task))]
@@ -133,7 +146,7 @@ class ZeroShot(Evaluation):
         return len(task.eval_docs) if self.limit is None else min(self.limit, len(task.eval_docs))
 
     def _score(self, subject: Subject, name: str, task: "Task", protocol: dict[str, Any]) -> dict[str, Any]:
-        with quiet():
+        with quiet(), _no_rank():
             from lm_eval import simple_evaluate
             from lm_eval.models.huggingface import HFLM
 
@@ -155,6 +168,28 @@ class ZeroShot(Evaluation):
             return {"scores": scores, "items": None}
         items = [float(sample["acc"]) for sample in samples]  # 0 or 1, or a share where several answers are right
         return {"scores": scores, "items": [int(item) if item in (0, 1) else item for item in items]}
+
+
+def _dealt(counts: dict[str, int], ranks: int) -> list[list[str]]:
+    """The tasks of each rank: the largest first, each to the rank that has fewest documents so far."""
+    dealt: list[list[str]] = [[] for _ in range(ranks)]
+    documents = [0] * ranks
+    for name in sorted(counts, key=lambda each: -counts[each]):
+        rank = documents.index(min(documents))
+        dealt[rank].append(name)
+        documents[rank] += counts[name]
+    return dealt
+
+
+@contextmanager
+def _no_rank() -> Iterator[None]:
+    """lm-eval gives no results in a process whose LOCAL_RANK is not 0."""
+    rank = os.environ.pop("LOCAL_RANK", None)
+    try:
+        yield
+    finally:
+        if rank is not None:
+            os.environ["LOCAL_RANK"] = rank
 
 
 def weights_hash(model: nn.Module) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from elsa.distributed.ranks import ONE, Ranks
 from elsa.errors import UserError
 from elsa.layerwise.activations import Activations
 from elsa.track.progress import progress
@@ -27,11 +28,15 @@ class _Reached(Exception):  # noqa: N818 (a signal, not an error)
 
 @dataclass
 class BlockReplay:
-    """`hidden`: the inputs of the next block to run; `calls[b]`: block b's other arguments."""
+    """`hidden`: the inputs of the next block to run; `calls[b]`: block b's other arguments.
+
+    `ranks`: that share the windows; `hidden` are those of this one's.
+    """
 
     blocks: nn.ModuleList
     calls: list[Call]
     hidden: Activations
+    ranks: Ranks = ONE
 
     def run(self, index: int, hidden: torch.Tensor) -> torch.Tensor:
         """Output of block `index` for one batch of its inputs."""
@@ -52,11 +57,13 @@ class BlockReplay:
 
 
 @torch.no_grad()
-def capture(model: nn.Module, blocks: nn.ModuleList, windows_NL: torch.Tensor, place: str = "auto") -> BlockReplay:
+def capture(
+    model: nn.Module, blocks: nn.ModuleList, windows_NL: torch.Tensor, place: str = "auto", ranks: Ranks = ONE
+) -> BlockReplay:
     """Collect block 0's inputs for all windows, in batches of equal size, and every block's other arguments.
 
-    `place`: where they are kept, one of `elsa.layerwise.activations.PLACES`. Raises `UserError` if replaying the blocks
-    does not give what the model gives.
+    `place`: where they are kept, one of `elsa.layerwise.activations.PLACES`. `ranks`: that have others. Raises
+    `UserError` if replaying the blocks does not give what the model gives.
     """
     device = next(model.parameters()).device
     batches = [batch.to(device, torch.long) for batch in windows_NL.split(_batch_size(*windows_NL.shape))]
@@ -66,8 +73,8 @@ def capture(model: nn.Module, blocks: nn.ModuleList, windows_NL: torch.Tensor, p
     hidden.append(first)
     for batch in progress(batches[1:], "embed", unit="batch"):
         hidden.append(_first_input(model, blocks[0], batch))
-    replay = BlockReplay(blocks, calls, hidden)
-    _prove(model, replay, batches[-1])
+    replay = BlockReplay(blocks, calls, hidden, ranks)
+    ranks.all_or_none(lambda: _prove(model, replay, batches[-1]))
     return replay
 
 

@@ -9,11 +9,12 @@ Shapes: T tokens, O outputs and I inputs of a linear layer.
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
+from elsa.distributed.ranks import ONE, Ranks
 from elsa.errors import UserError
 from elsa.layerwise.capture import BlockReplay, capture
 from elsa.model.weights import PrunableWeight, decoder_blocks
@@ -26,7 +27,8 @@ Patterns = Mapping[str, Pattern]  # of every prunable weight by name
 class BlockPruner(ABC):
     """How one method prunes a block, given what flows into it. The driver owns everything else."""
 
-    needs_inputs = True
+    needs_inputs: ClassVar[bool] = True
+    additive: ClassVar[bool] = False  # whether statistics of different windows can be added, so that ranks share them
 
     @abstractmethod
     def prune_block(
@@ -60,9 +62,20 @@ class LayerPruner(BlockPruner):
     def prune_block(
         self, replay: BlockReplay | None, index: int, layers: dict[str, PrunableWeight], patterns: Patterns
     ) -> None:
-        groups = [(list(layers), None)] if replay is None else collect(replay, index, layers, self)
-        for names, statistics in groups:
-            prune_group({name: layers[name] for name in names}, statistics, self, patterns)
+        if replay is None:
+            prune_group(layers, None, self, patterns)
+            return
+        groups, ranks = collect(replay, index, layers, self), replay.ranks
+
+        def prune_own() -> None:
+            for number in ranks.share_of(len(groups)):
+                names, statistics = groups[number]
+                prune_group({name: layers[name] for name in names}, statistics, self, patterns)
+
+        ranks.all_or_none(prune_own)
+        for number, (names, _) in enumerate(groups):
+            for name in names:
+                ranks.copy_(layers[name].parameter.data, number % ranks.size)
 
 
 @torch.no_grad()
@@ -73,10 +86,12 @@ def prune_blocks(
     patterns: Patterns,
     windows_NL: torch.Tensor | None,
     place: str = "auto",
+    ranks: Ranks = ONE,
 ) -> None:
     """Prune `weights[b]` of every block b in place. `windows_NL`: calibration tokens, None if no inputs are needed.
 
-    `place`: where a block's inputs are kept, see `elsa.layerwise.activations`. Raises `UserError` naming the layer if
+    `place`: where a block's inputs are kept, see `elsa.layerwise.activations`. `ranks`: that share the windows and the
+    layers of a block, each with all of the model; for an `additive` pruner. Raises `UserError` naming the layer if
     a factorisation fails, if its weights or inputs are not finite, or if no token reaches it.
     """
     model.eval()
@@ -84,7 +99,8 @@ def prune_blocks(
     replay = None
     if pruner.needs_inputs:
         assert windows_NL is not None, "a pruner that looks at inputs gets windows"
-        replay = capture(model, blocks, windows_NL, place)
+        own = windows_NL if ranks.size == 1 else windows_NL[list(ranks.share_of(len(windows_NL)))]
+        replay = capture(model, blocks, own, place, ranks)
     for index in progress(range(len(blocks)), "prune", unit="block"):
         pruner.prune_block(replay, index, weights[index], patterns)
         if replay is not None and index + 1 < len(blocks):
@@ -109,7 +125,10 @@ def prune_group(layers: dict[str, PrunableWeight], statistics: Any, pruner: Laye
 def collect(
     replay: BlockReplay, index: int, layers: dict[str, PrunableWeight], pruner: LayerPruner
 ) -> list[tuple[list[str], Any]]:
-    """Run block `index` over all batches; return [(names of layers with the same input, their statistic)]."""
+    """Run block `index` over all batches; return [(names of layers with the same input, their statistic)].
+
+    The statistics are those of the windows of all ranks.
+    """
     groups: dict[str, list[str]] = {}  # the first layer to see an input → all layers that see it
     statistics: dict[str, Any] = {}
     tokens: dict[str, int] = {}
@@ -140,6 +159,7 @@ def collect(
     finally:
         for hook in hooks:
             hook.remove()
+    tokens = _over_ranks(replay.ranks, groups, statistics, tokens)
     reached = {name for leader, names in groups.items() if tokens[leader] for name in names}
     for name in layers:
         if name not in reached:
@@ -150,6 +170,22 @@ def collect(
     for leader, statistic in statistics.items():
         _refuse_not_finite(statistic, f"the inputs of {leader}")
     return [(names, statistics[leader]) for leader, names in groups.items()]
+
+
+def _over_ranks(
+    ranks: Ranks, groups: dict[str, list[str]], statistics: dict[str, Any], tokens: dict[str, int]
+) -> dict[str, int]:
+    """Add what the ranks have found, the statistics in place; the tokens that reached each group."""
+    found = ranks.gather((groups, tokens))
+    if any(theirs != groups for theirs, _ in found):
+        raise UserError(
+            f"devices={ranks.size}: the windows of different ranks reach different layers, so their statistics cannot "
+            "be added; use more calibration windows, or training.fixed_order=true"
+        )
+    for statistic in statistics.values():
+        for tensor in _tensors(statistic):
+            ranks.sum_(tensor)
+    return {leader: sum(theirs.get(leader, 0) for _, theirs in found) for leader in groups}
 
 
 def _refuse_not_finite(value: Any, what: str) -> None:

@@ -73,9 +73,10 @@ class Elsa(Method):
         def constrain(optimizer: Optimizer) -> SparseConstraint:
             projection = Projection(
                 weights=weights, optimizer=optimizer, pattern=task.pattern, objective_aware=self._objective_aware,
-                rise=self._rise(task),
+                rise=self._rise(task), ranks=task.ranks,
             )  # fmt: skip
-            return self._constraint(projection, task, supports)
+            own = supports and {name: weights[name].own_rows(support) for name, support in supports.items()}
+            return self._constraint(projection, task, own)
 
         return train(model, constrain, task, teacher=teacher, facts=facts)
 

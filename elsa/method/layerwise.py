@@ -6,11 +6,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from elsa.distributed.ranks import ONE, Ranks
 from elsa.errors import require
 from elsa.layerwise.driver import BlockPruner, LayerPruner, prune_blocks
 from elsa.layerwise.statistics import add_to_gram, empty_gram
 from elsa.method.base import Method, Task
-from elsa.model.weights import weights_by_block
+from elsa.model.weights import prunable_weights, weights_by_block
 from elsa.sparsity.allocation import patterns_of
 from elsa.sparsity.pattern import Pattern
 from elsa.sparsity.projection import saliency
@@ -31,8 +32,19 @@ class BlockwiseMethod(BlockPruner, Method):
         return {self.calibration_windows}
 
     def apply(self, model: nn.Module, task: Task) -> dict[str, Any]:
-        windows = task.windows(self.calibration_windows)
-        prune_model(model, self, task.pattern, windows, task.activations)
+        """On several ranks all have the whole model, before and after.
+
+        They share the windows if statistics of windows can be added, and the order in which they are does not matter;
+        otherwise the first prunes and the others get its weights.
+        """
+        windows, ranks = task.windows(self.calibration_windows), task.ranks
+        shares = self.additive and not task.training.fixed_order and len(windows) >= ranks.size
+        if ranks.size == 1 or shares:
+            prune_model(model, self, task.pattern, windows, task.activations, ranks)
+        else:
+            ranks.once(lambda: prune_model(model, self, task.pattern, windows, task.activations))
+            for weight in prunable_weights(model).values():
+                ranks.copy_(weight.parameter.data)
         return {"calibration_tokens": windows.numel()}
 
 
@@ -43,6 +55,8 @@ class LayerwiseMethod(LayerPruner, BlockwiseMethod):
 class GramMethod(LayerwiseMethod):
     """A layer-wise method whose statistic is the Gram matrix of the inputs."""
 
+    additive = True
+
     def init_statistics(self, weight_OI: torch.Tensor) -> torch.Tensor:
         return empty_gram(weight_OI)
 
@@ -51,9 +65,14 @@ class GramMethod(LayerwiseMethod):
 
 
 def prune_model(
-    model: nn.Module, pruner: BlockPruner, pattern: Pattern, windows_NL: torch.Tensor | None, place: str = "auto"
+    model: nn.Module,
+    pruner: BlockPruner,
+    pattern: Pattern,
+    windows_NL: torch.Tensor | None,
+    place: str = "auto",
+    ranks: Ranks = ONE,
 ) -> None:
-    """Run the shared driver over all blocks of `model`.
+    """Run the shared driver over all blocks of `model`. `ranks`: that share the windows, each with all of the model.
 
     A global budget is placed by what zeroing an entry would cost the model's own loss: w² times the mean squared
     gradient of the dense model's cross-entropy over the windows (the diagonal of its empirical Fisher information),
@@ -65,7 +84,7 @@ def prune_model(
     importance: dict[str, torch.Tensor] = {}
     if pattern.allocation == "global" and windows_NL is not None:
         parameters = {weight.parameter_name: weight.parameter for weight in weights.values()}
-        importance = squared_gradients(model, parameters, windows_NL)
+        importance = squared_gradients(model, parameters, windows_NL, ranks)
 
     def cost(name: str) -> torch.Tensor:
         weight = weights[name]
@@ -74,4 +93,4 @@ def prune_model(
 
     patterns = patterns_of(pattern, {name: weight.numel for name, weight in weights.items()}, cost)
     importance.clear()  # as large as the model in fp32, and not needed for the blocks
-    prune_blocks(model, blocks, pruner, patterns, windows_NL, place)
+    prune_blocks(model, blocks, pruner, patterns, windows_NL, place, ranks)

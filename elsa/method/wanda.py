@@ -15,6 +15,8 @@ class Wanda(LayerwiseMethod):
     No difference to the reference but rounding: a row loses round(ratio · I) weights, there int(ratio · I).
     """
 
+    additive = True
+
     def init_statistics(self, weight_OI: torch.Tensor) -> torch.Tensor:
         return torch.zeros(weight_OI.shape[1], device=weight_OI.device)
 

@@ -12,6 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from elsa.distributed.sharding import local, rows_like, rows_of
 from elsa.errors import UserError
 
 MINIMUM_COVERAGE = 0.95
@@ -22,7 +23,8 @@ class PrunableWeight:
     """A weight matrix that is pruned as a whole, seen as [outputs, inputs] however its layer stores it.
 
     `name`: of the weight in `model.state_dict()`, by which everything outside this room knows it. The parameter is
-    looked up anew at every use, since sharding and changes of dtype may replace it.
+    looked up anew at every use, since sharding and changes of dtype may replace it. Where the model is spread over
+    ranks, values and gradient are those of this rank's rows, and sizes those of the whole weight.
     """
 
     name: str
@@ -40,22 +42,40 @@ class PrunableWeight:
 
     @property
     def numel(self) -> int:
-        return self.value_OI.numel()
+        return self.parameter.numel()
 
     @property
     def value_OI(self) -> torch.Tensor:
         """A view of the weight without gradient tracking: writing to it writes the weight."""
-        return self.as_OI(self.parameter.detach())
+        return self.as_OI(local(self.parameter.detach()))
+
+    @property
+    def shape_OI(self) -> torch.Size:
+        """[O, I] of the whole weight."""
+        return self.as_OI(self.parameter.detach()).shape
+
+    @property
+    def is_spread(self) -> bool:
+        """Whether several ranks hold parts of it."""
+        return local(self.parameter) is not self.parameter
 
     @property
     def gradient_OI(self) -> torch.Tensor:
         """A view of the gradient: writing to it writes the gradient. There must be one."""
         assert self.parameter.grad is not None, f"{self.name} has no gradient"
-        return self.as_OI(self.parameter.grad)
+        return self.as_OI(local(self.parameter.grad))
 
     def write(self, values_OI: torch.Tensor) -> None:
         """Put values of any dtype into the weight."""
         self.value_OI.copy_(values_OI)
+
+    def spread(self, part: torch.Tensor) -> torch.Tensor:
+        """A tensor [this rank's rows, ...] as the part of one for the whole weight; a scalar stays as it is."""
+        return rows_like(part, self.as_OI(self.parameter.detach()))
+
+    def own_rows(self, whole: torch.Tensor) -> torch.Tensor:
+        """This rank's rows, where the weight is, of a tensor of the whole weight: of which it may have others' too."""
+        return rows_of(whole, self.as_OI(self.parameter.detach())).to(self.value_OI.device)
 
     def as_OI(self, tensor: torch.Tensor) -> torch.Tensor:
         """View a tensor of the parameter's shape as [outputs, inputs]."""

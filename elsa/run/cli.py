@@ -1,11 +1,22 @@
 """The program `elsa`: pick the subcommand, run it, turn every user's mistake into one line and exit 2."""
 
+import os
 import re
 import sys
 from importlib.metadata import version
 
 from elsa.config.choices import choices, groups
-from elsa.errors import OUT_OF_MEMORY, Stopped, UserError, did_you_mean, in_one_line, require
+from elsa.errors import (
+    LOST_RANK,
+    OUT_OF_MEMORY,
+    AgreedError,
+    Stopped,
+    UserError,
+    did_you_mean,
+    in_one_line,
+    require,
+)
+from elsa.log import LAUNCHER, is_first
 
 _FLAGS = ("-m", "--multirun", "--resolve", "--hydra-help", "-i", "--info")  # those of Hydra's that mean something here
 _FLAGS_WITH_VALUE = (
@@ -45,13 +56,20 @@ def main() -> None:
     try:
         _run(sys.argv[1:])
     except UserError as error:
-        _leave(in_one_line(error), 2)
+        _leave(in_one_line(error), error.exit_code, silent=isinstance(error, AgreedError) and not is_first())
     except Stopped as stopped:
-        _leave(str(stopped), stopped.exit_code)
+        _leave(str(stopped), stopped.exit_code, silent=not is_first())
     except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
+        if is_out_of_memory(error):
+            _leave(f"out of memory: {in_one_line(error)}; elsa plan says what would fit", OUT_OF_MEMORY)
+        if not _is_loss(error):
             raise
-        _leave(f"out of memory: {in_one_line(error)}; elsa plan says what would fit", OUT_OF_MEMORY)
+        _leave(f"another rank has gone ({in_one_line(error, 200)})", LOST_RANK, silent=LAUNCHER in os.environ)
+
+
+def _is_loss(error: Exception) -> bool:
+    """Whether an error of torch.distributed says that another rank has gone: it has a class, or gloo's own words."""
+    return "DistError" in {each.__name__ for each in type(error).__mro__} or "gloo" in str(error)
 
 
 def _run(arguments: list[str]) -> None:
@@ -129,8 +147,9 @@ def is_out_of_memory(error: Exception) -> bool:
     return by_class or any(words in str(error).lower() for words in _OUT_OF_MEMORY_WORDS)
 
 
-def _leave(line: str, code: int) -> None:
-    print(f"elsa: {line}", file=sys.stderr, flush=True)
+def _leave(line: str, code: int, *, silent: bool = False) -> None:
+    if not silent:
+        print(f"elsa: {line}", file=sys.stderr, flush=True)
     sys.exit(code)
 
 

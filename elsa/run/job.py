@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from elsa.config.checks import check_prune
 from elsa.config.identity import evaluation_key, pruned_key, run_name, same_question, settings
 from elsa.config.prune import PruneConfig, resolved_device
 from elsa.data.windows import WindowReader, windows_hash
+from elsa.distributed.ranks import ONE, Ranks
+from elsa.distributed.sharding import gathered
 from elsa.errors import UserError
 from elsa.evaluation.base import Subject, paired, summary_of
 from elsa.files import (
@@ -44,6 +46,7 @@ from elsa.report.figure import mask_change_figure, sparsity_figure
 from elsa.report.table import score_tables
 from elsa.track import Outcome, TrackedRun, Tracker
 from elsa.track.memory import peak_bytes, reset_peak
+from elsa.track.none import NoTracker
 
 _DENSE = {"_target_": "elsa.method.dense.Dense"}
 _MASK_CHANGES = TypeAdapter(dict[int, dict[str, float]])
@@ -58,15 +61,17 @@ class Finished:
     record: Record
 
 
-def run_with_dense(run: PruneConfig, config: dict[str, Any]) -> list[Finished]:
+def run_with_dense(run: PruneConfig, config: dict[str, Any], ranks: Ranks = ONE) -> list[Finished]:
     """Make sure that the dense model's record exists, then run; both, dense first.
 
     `config` is the resolved config of `run`. What was pruned before is not pruned again, nor scored again in one way.
+    `ranks`: that share the work. The first of them alone reads and writes the run's folder, but for the state of a
+    training.
     """
-    covered = check_prune(run)
-    finished = [run_alone(*dense_of(run, config), covered, None)]
+    covered = ranks.once(lambda: check_prune(run))
+    finished = [run_alone(*dense_of(run, config), covered, None, ranks)]
     if not isinstance(run.method, Dense):
-        finished.append(run_alone(run, config, covered, finished[0]))
+        finished.append(run_alone(run, config, covered, finished[0], ranks))
     return finished
 
 
@@ -75,12 +80,14 @@ def dense_of(run: PruneConfig, config: dict[str, Any]) -> tuple[PruneConfig, dic
     return dataclasses.replace(run, method=Dense()), config | {"method": _DENSE}
 
 
-def run_alone(run: PruneConfig, config: dict[str, Any], covered: Coverage, dense: Finished | None) -> Finished:
+def run_alone(
+    run: PruneConfig, config: dict[str, Any], covered: Coverage, dense: Finished | None, ranks: Ranks = ONE
+) -> Finished:
     """One run without that of its dense model, which `dense` is, if it is known."""
-    names = Names.of(run)
-    make_folder(names.folder)
-    with alone(names.folder):
-        record = read_record(names.folder)
+    names = ranks.once(lambda: Names.of(run))
+    ranks.once(lambda: make_folder(names.folder))
+    with alone(names.folder, ranks):
+        record = ranks.once(lambda: read_record(names.folder))
         found = evaluation_of(record, names.wanted)
         if found is not None and record is not None:
             if not isinstance(run.method, Dense):
@@ -89,9 +96,10 @@ def run_alone(run: PruneConfig, config: dict[str, Any], covered: Coverage, dense
         done = "" if record is None else ", pruned before and scored anew"
         _log.info("%s: running (%s%s)", names.folder, covered, done)
         try:
-            return Finished(names.folder, _Job(run, config, names, dense).execute(covered, record))
+            return Finished(names.folder, _Job(run, config, names, dense, ranks).execute(covered, record))
         except UserError:
-            remove_if_only(names.folder, {".lock", "config.json"})  # what has begun stays for the next time
+            if ranks.first:
+                remove_if_only(names.folder, {".lock", "config.json"})  # what has begun stays for the next time
             raise
 
 
@@ -120,17 +128,21 @@ class Names:
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """One process at a time in a run's folder: the runs of a sweep share the dense model's."""
+def alone(folder: Path, ranks: Ranks = ONE) -> Iterator[None]:
+    """One process, or one group of ranks, at a time in a run's folder: the runs of a sweep share the dense model's."""
     lock = FileLock(folder / ".lock")
-    try:
-        with explained(folder / ".lock", "locked"):
-            lock.acquire(timeout=0)
-    except Timeout:
-        _log.info("%s: another process is running this very run; waiting for it", folder)
-        lock.acquire()
-    try:
+
+    def acquire() -> None:
+        try:
+            with explained(folder / ".lock", "locked"):
+                lock.acquire(timeout=0)
+        except Timeout:
+            _log.info("%s: another process is running this very run; waiting for it", folder)
+            lock.acquire()
         remove_leftovers(folder)
+
+    ranks.once(acquire)
+    try:
         yield
     finally:
         lock.release()
@@ -139,37 +151,46 @@ def alone(folder: Path) -> Iterator[None]:
 class _Job:
     """One run in its folder. What an earlier process did of it is not done again. `dense`: the dense model's run."""
 
-    def __init__(self, run: PruneConfig, config: dict[str, Any], names: Names, dense: Finished | None):
-        self._run, self._config, self._names, self._dense = run, config, names, dense
+    def __init__(self, run: PruneConfig, config: dict[str, Any], names: Names, dense: Finished | None, ranks: Ranks):
+        self._run, self._config, self._names, self._dense, self._ranks = run, config, names, dense, ranks
         self._folder = names.folder
         self._device = resolved_device(run.device)
         self._seconds: dict[str, float] = {}
         self._hashes: dict[str, str] = {}  # of the data that the method sees
         checkpoint = run.checkpoint
         self._checkpoints = RunCheckpoints(
-            self._folder / "checkpoints", checkpoint.every_minutes, checkpoint.keep, self._fingerprint
-        )
+            self._folder / "checkpoints", checkpoint.every_minutes, checkpoint.keep, self._fingerprint, ranks,
+            self._device,
+        )  # fmt: skip
 
     def execute(self, covered: Coverage, record: Record | None) -> Record:
         """Prune and save, unless that is done; then evaluate and write the record. `record`: what there is of it."""
-        run, cache = self._run, Path(self._run.paths.cache)
-        write_json(self._folder / "config.json", self._config)
-        pruned = self._kept(record)
+        run, cache, ranks = self._run, Path(self._run.paths.cache), self._ranks
+        ranks.once(lambda: write_json(self._folder / "config.json", self._config))
+        pruned = ranks.once(lambda: self._kept(record))
         with self._timed("load"):
             pruned, model, tokenizer = self._load(pruned)
             reader = WindowReader(
                 tokenizer=tokenizer, cache=cache, begin_with_bos=run.model.begin_with_bos, **limits(model)
             )
-            prepared = run.eval.prepare(reader)
+            prepared = ranks.first_then_all(lambda: run.eval.prepare(reader))
         tracker = self._track(None if pruned is not None else self._checkpoints.step())
         outcome = Outcome()
         try:
             if pruned is None:
                 pruned = _with_scores_of(record, self._prune_and_save(model, tokenizer, reader, tracker, covered))
+                if ranks.size > 1 and run.method.trains:  # each has rows of it alone
+                    del model
+                    pruned, model, tokenizer = self._load(pruned)
             with self._timed("evaluate"):
-                scores = run.eval.evaluate(Subject(model=model, tokenizer=tokenizer, cache=cache), prepared)
-            record = self._write_record(pruned, scores)
-            outcome = Outcome(summary=summary_of(scores), tables=score_tables(record), pictures=self._pictures(record))
+                subject = Subject(model=model, tokenizer=tokenizer, cache=cache, ranks=ranks)
+                scores = run.eval.evaluate(subject, prepared)
+            assert pruned is not None, "it was pruned and saved"
+            record = ranks.once(partial(self._write_record, pruned, scores))
+            if ranks.first:
+                outcome = Outcome(
+                    summary=summary_of(scores), tables=score_tables(record), pictures=self._pictures(record)
+                )
         finally:
             tracker.close(outcome)
         return record
@@ -197,15 +218,17 @@ class _Job:
             dtype = pruned.get("dtype") or run.model.dtype
             try:
                 saved = Pretrained(name=run.model.name, path=where, dtype=dtype, begin_with_bos=bos)
-                saved.check()
-                return pruned, *saved.load(cache, self._device)
+                self._ranks.once(saved.check)
+                return pruned, *self._ranks.all_or_none(lambda: saved.load(cache, self._device))
             except UserError as error:
                 _log.error("%s: %s; pruning again", where, error)
                 pruned = None
-        return pruned, *run.model.load(cache, self._device)
+        return pruned, *self._ranks.all_or_none(lambda: run.model.load(cache, self._device))
 
     def _track(self, step: int | None) -> Tracker:
         folder, name = self._folder, self._folder.name
+        if not self._ranks.first:
+            return NoTracker().open(TrackedRun(folder=folder, name=name, labels={}, config={}))
         return self._run.tracker.open(
             TrackedRun(folder=folder, name=name, labels=self._labels, config=self._config, step=step)
         )
@@ -224,17 +247,31 @@ class _Job:
         reset_peak(self._device)
         with self._timed("prune"):
             facts = self._run.method.apply(model, self._task(reader, tracker))
-        if changes := facts.pop("mask_changes", None):
-            write_json(self._folder / "mask_changes.json", changes)
         self._seconds["prune"] += self._checkpoints.seconds_before - self._seconds.get("data", 0.0)
-        outcome = {"facts": facts, "data_sha256": self._hashes, "peak_memory_bytes": peak_bytes(self._device)}
+        peak = max(self._ranks.gather(peak_bytes(self._device)))
+        outcome = {"facts": facts, "data_sha256": self._hashes, "peak_memory_bytes": peak, "devices": self._ranks.size}
         with self._timed("save"):
-            outcome |= {"sparsity": _save_and_count(self._run, model, tokenizer, self._folder)}
+            whole = gathered(model, self._ranks)
+            pruned = self._ranks.once(lambda: self._saved(model, whole, tokenizer, outcome, covered))
+        self._checkpoints.discard()
+        return pruned
+
+    def _saved(
+        self,
+        model: PreTrainedModel,
+        whole: dict[str, torch.Tensor] | None,
+        tokenizer: PreTrainedTokenizerFast,
+        outcome: Record,
+        covered: Coverage,
+    ) -> Record:
+        """Save the model, whose weights are `whole` where it is spread over ranks; what is known of it then."""
+        if changes := outcome["facts"].pop("mask_changes", None):
+            write_json(self._folder / "mask_changes.json", changes)
+        outcome |= {"sparsity": _save_and_count(self._run, model, whole, tokenizer, self._folder)}
         outcome |= {"weights_sha256": _weights_hashes(self._folder / "model")}
         pruned = self._described(covered) | outcome | {"dtype": str(model.dtype).removeprefix("torch.")}
         if (self._folder / "model").is_dir():
             write_json(self._folder / "pruned.json", pruned)
-        self._checkpoints.discard()
         return pruned
 
     def _described(self, covered: Coverage) -> Record:
@@ -253,14 +290,14 @@ class _Job:
 
         def windows(count: int) -> torch.Tensor:
             with self._timed("data"):
-                found = reader.training(run.data, count, run.seed)
+                found = self._ranks.first_then_all(lambda: reader.training(run.data, count, run.seed))
                 self._hashes[f"train[{count}]"] = windows_hash(found)
             return found
 
         return Task(
             pattern=run.sparsity, training=run.training, penalty=run.penalty, precision=run.precision,
             windows=windows, log=tracker.log, activations=run.activations, checkpoints=self._checkpoints,
-            probe_every=run.probe_every,
+            probe_every=run.probe_every, ranks=self._ranks,
         )  # fmt: skip
 
     @cached_property
@@ -318,14 +355,18 @@ class _Job:
 
 
 def _save_and_count(
-    run: PruneConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path
+    run: PruneConfig,
+    model: PreTrainedModel,
+    whole: dict[str, torch.Tensor] | None,
+    tokenizer: PreTrainedTokenizerFast,
+    folder: Path,
 ) -> dict[str, Any]:
     """Save unless the model is the dense one; count zeros in the saved file and hold them against the pattern."""
     weights = prunable_weights(model)
     if isinstance(run.method, Dense):
         counts = {n: {"zeros": int((w.value_OI == 0).sum()), "numel": w.numel} for n, w in weights.items()}
     else:
-        save(model, tokenizer, folder / "model")
+        save(model, tokenizer, folder / "model", whole)
         counts = count_zeros(folder / "model", list(weights))
     if run.method.prunes:
         transposed = {name: weight.transposed for name, weight in weights.items()}

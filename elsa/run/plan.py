@@ -104,7 +104,7 @@ def _need(run: PruneConfig, shape_of: ShapeOf, changed: dict[str, Any], batch: i
     training = dataclasses.replace(run.training, **smaller)
     shape = shape_of(training, precision.weights)
     state = run.method.state_bytes(precision)
-    return need(shape, training, precision, _length(run), state=state, devices=run.plan.devices)
+    return need(shape, training, precision, _length(run), state=state, devices=run.ranks)
 
 
 def _length(run: PruneConfig) -> int:
@@ -116,7 +116,7 @@ def _length(run: PruneConfig) -> int:
 
 
 def _print(run: PruneConfig, tried: list[tuple[str, Need]], memory: float, shape: Shape) -> None:
-    devices = run.plan.devices
+    devices = run.ranks
     tokens = run.training.batch_size * _length(run)
     print(f"{run.model.name}: {shape.parameters:,} parameters, {shape.prunable:,} prunable, {shape.blocks} blocks")
     print(f"{run.training.steps:,} steps of {tokens:,} tokens, {run.training.steps * tokens:,} in all")

@@ -5,39 +5,41 @@ the layer-wise methods, gives every weight the same share instead. Saliencies of
 between layers, so that the budget can go where it costs least.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Mapping
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 
+from elsa.distributed.ranks import ONE, Ranks
 from elsa.sparsity.pattern import Pattern
+from elsa.sparsity.selection import Key
 
-Key = TypeVar("Key", bound=Hashable)  # of a weight
 _SHIFT = 18  # of a positive fp32: its exponent and the first 5 bits of its fraction remain, so a bin is 3 % wide
 _BINS = 1 << (31 - _SHIFT)
 LEAST_DENSITY = 0.1  # of that under equal shares: no layer is cut off
 
 
 def patterns_of(
-    pattern: Pattern, sizes: Mapping[Key, int], saliency: Callable[[Key], torch.Tensor]
+    pattern: Pattern, sizes: Mapping[Key, int], saliency: Callable[[Key], torch.Tensor], ranks: Ranks = ONE
 ) -> dict[Key, Pattern]:
     """The pattern of each weight (`sizes`: its entries): the same for all, unless they share one budget of zeros.
 
-    `saliency(key)`: what zeroing each entry of a weight costs; asked for only where there is a budget to place.
+    `saliency(key)`: what zeroing each entry of a weight costs, on `ranks` of this rank's; asked for only where there is
+    a budget to place.
     """
     if pattern.allocation == "uniform":
         return dict.fromkeys(sizes, pattern)
-    zeros = allocate(((key, saliency(key)) for key in sizes), pattern.sparsity)
+    zeros = allocate(((key, saliency(key)) for key in sizes), pattern.sparsity, ranks)
     return {key: Pattern.of_zeros(zeros[key], size) for key, size in sizes.items()}
 
 
-def allocate(saliencies: Iterable[tuple[Key, torch.Tensor]], sparsity: float) -> dict[Key, int]:
+def allocate(saliencies: Iterable[tuple[Key, torch.Tensor]], sparsity: float, ranks: Ranks = ONE) -> dict[Key, int]:
     """Zeros of each weight when the lowest saliencies (not negative, any shape) of all are zeroed together.
 
     They sum to `sparsity` of all entries exactly. Saliencies within 3 % at the border count as equal and are shared out
     in proportion. No weight keeps less than `LEAST_DENSITY` of its equal share.
     """
-    histograms = {name: _histogram(saliency) for name, saliency in saliencies}
+    counted = {name: _histogram(saliency) for name, saliency in saliencies}
+    histograms = dict(zip(counted, ranks.sum_(torch.stack(list(counted.values()))), strict=True))
     sizes = {name: int(histogram.sum()) for name, histogram in histograms.items()}
     most = {name: int(size * (1 - LEAST_DENSITY * (1 - sparsity))) for name, size in sizes.items()}
     wanted = round(sparsity * sum(sizes.values()))

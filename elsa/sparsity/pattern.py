@@ -5,12 +5,22 @@ Shapes: O outputs, I inputs of a linear layer (`weight_OI`). N:M is written `kee
 """
 
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 
+from elsa.distributed.ranks import Ranks
 from elsa.errors import UserError, require
-from elsa.sparsity.selection import keep_largest, keep_largest_of_each_row
+from elsa.sparsity.selection import Key, borders, keep_largest, keep_largest_of_each_row
+
+
+class Selector(Protocol):
+    """What marks the entries of a weight that are kept: its pattern, or the border found for it."""
+
+    def mask(self, score_OI: torch.Tensor, /) -> torch.Tensor:
+        """Bool [O, I]: the entries with the highest scores."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +121,24 @@ class Pattern:
         if score_OI.shape[1] % group:
             raise ValueError(f"{score_OI.shape[1]} inputs are no multiple of the group of pattern {self.pattern}")
         return keep_largest_of_each_row(score_OI.reshape(-1, group), keep).view(score_OI.shape)
+
+
+def selectors(
+    patterns: Mapping[Key, Pattern],
+    sizes: Mapping[Key, int],
+    score_of: Callable[[Key], torch.Tensor],
+    ranks: Ranks,
+    device: torch.device,
+) -> dict[Key, Selector]:
+    """What marks the kept entries of each weight when it is given `score_of(key)`, [this rank's rows, I].
+
+    `sizes`: entries of the whole weights. N:M marks by itself, and so does everything on one CPU, where that is faster.
+    """
+    found: dict[Key, Selector] = dict(patterns)
+    if ranks.size > 1 or device.type != "cpu":
+        keep = {key: sizes[key] - each.zeros(sizes[key]) for key, each in patterns.items() if each.group is None}
+        found |= borders(score_of, keep, ranks)
+    return found
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import torch
 
-from elsa.sparsity.pattern import Pattern
+from elsa.sparsity.pattern import Selector
 
 
 def saliency(target: torch.Tensor, importance: torch.Tensor | None = None) -> torch.Tensor:
@@ -13,6 +13,6 @@ def saliency(target: torch.Tensor, importance: torch.Tensor | None = None) -> to
     return target.square() if importance is None else target.square().mul_(importance)
 
 
-def project(target_OI: torch.Tensor, pattern: Pattern, importance_OI: torch.Tensor | None = None) -> torch.Tensor:
+def project(target_OI: torch.Tensor, selector: Selector, importance_OI: torch.Tensor | None = None) -> torch.Tensor:
     """argmin over z in the pattern of Σ importance_i (z_i − target_i)²: survivors keep their value."""
-    return target_OI * pattern.mask(saliency(target_OI, importance_OI))
+    return target_OI * selector.mask(saliency(target_OI, importance_OI))

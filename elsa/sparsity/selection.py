@@ -1,13 +1,20 @@
-"""Exactly k, ties included: the two selections that every pattern is made of.
+"""Exactly k, ties included: the selections that every pattern is made of.
 
-`keep_largest` is the only place that looks for a k-th value over a whole tensor; a version for sharded tensors
-replaces this one function.
+`keep_largest` looks for the k-th value of one tensor; `borders` for those of many, on a GPU or spread over ranks.
 """
+
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
 
+from elsa.distributed.ranks import Ranks
 from elsa.errors import UserError
+
+Key = TypeVar("Key", bound=Hashable)  # of a weight
+_PASSES = ((21, 2048), (10, 2048), (0, 1024))  # where the 11, 11 and 10 bits of an fp32 lie, and how many bins
 
 
 def keep_largest(score: torch.Tensor, keep: int) -> torch.Tensor:
@@ -61,8 +68,84 @@ def _kth_largest(score: torch.Tensor, k: int) -> torch.Tensor:
     return flat.topk(k, sorted=False).values.min()
 
 
+@dataclass(frozen=True)
+class Border:
+    """What is kept of a weight: the entries above `key`, and of those equal to it the first `ties` of this rank.
+
+    Both are scalars on the weight's device.
+    """
+
+    key: torch.Tensor
+    ties: torch.Tensor
+
+    def mask(self, score: torch.Tensor) -> torch.Tensor:
+        """Mark what is kept of this rank's scores, those that the border was found for."""
+        keys = _ordered(score)
+        equal = keys == self.key
+        number = equal.flatten().cumsum(0, dtype=torch.int32).view(score.shape)
+        return (keys > self.key) | (equal & (number <= self.ties))
+
+
+def borders(score_of: Callable[[Key], torch.Tensor], keep: Mapping[Key, int], ranks: Ranks) -> dict[Key, Border]:
+    """Where the `keep` largest scores of each weight begin; of equal ones those that come first in memory order count.
+
+    `score_of(key)`: this rank's scores of a weight, whose rows follow those of the ranks before; asked for three
+    times, so that no more than one lives at once. All weights share three sums and one exchange between ranks, and
+    nothing waits for the device but the look for NaN, on which `UserError` is raised.
+    """
+    if not keep:
+        return {}
+    prefixes: dict[Key, torch.Tensor] = {}
+    left = torch.tensor(list(keep.values()))
+    for shift, bins in _PASSES:
+        counted = [_histogram(score_of(key), prefixes.get(key), shift, bins) for key in keep]
+        mine = torch.stack(counted)
+        counts = ranks.sum_(mine.clone())
+        if not prefixes:
+            left = left.to(counts.device)
+            if bool(counts[:, bins].any()):
+                raise _not_a_number()
+        from_top = counts[:, :bins].flip(1).cumsum(1)
+        place = (from_top < left[:, None]).sum(1, keepdim=True).clamp_max(bins - 1)
+        above = torch.where(place > 0, from_top.gather(1, (place - 1).clamp_min(0)), 0)
+        left, found = left - above.squeeze(1), bins - 1 - place
+        for row, key in enumerate(keep):
+            before = prefixes[key] * bins if key in prefixes else -(bins // 2)
+            prefixes[key] = before + found[row, 0]
+    before_us = ranks.stacked(mine.gather(1, found).squeeze(1))[: ranks.rank].sum(0)
+    ties = (left - before_us).clamp_min(0)
+    return {key: Border(prefixes[key].int(), ties[row]) for row, key in enumerate(keep)}
+
+
+def _histogram(score: torch.Tensor, prefix: torch.Tensor | None, shift: int, bins: int) -> torch.Tensor:
+    """How many scores lie in each bin of these bits, among those that begin with `prefix`; behind them the others.
+
+    Without a prefix the others are the NaN.
+    """
+    keys = _ordered(score).flatten()
+    if prefix is None:
+        bin_of, counts = (keys >> shift) + bins // 2, ~score.isnan().flatten()
+    else:
+        bin_of, counts = (keys >> shift) & (bins - 1), (keys >> shift + (bins - 1).bit_length()) == prefix
+    bin_of = torch.where(counts, bin_of, bins).long()
+    if bin_of.device.type == "cpu":
+        return torch.bincount(bin_of, minlength=bins + 1)
+    # bincount would wait for the device
+    return torch.zeros(bins + 1, dtype=torch.long, device=keys.device).scatter_add_(0, bin_of, torch.ones_like(bin_of))
+
+
+def _ordered(score: torch.Tensor) -> torch.Tensor:
+    """int32 that are ordered as the fp32 scores are: their bits, those of negative ones turned round; -0 is 0."""
+    bits = (score.float() + 0.0).view(torch.int32)
+    return torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+
+
 def _refuse_nan(score: torch.Tensor) -> None:
     if score.numel() and bool(score.max().isnan()):
-        raise UserError(
-            "method: a score is NaN, so weights or statistics have overflowed; look at its learning rate and damping"
-        )
+        raise _not_a_number()
+
+
+def _not_a_number() -> UserError:
+    return UserError(
+        "method: a score is NaN, so weights or statistics have overflowed; look at its learning rate and damping"
+    )

@@ -12,7 +12,9 @@ from elsa.errors import require
 class Training:
     """Budget and optimiser of every method that trains.
 
-    `batch_size`: windows a step; with `accumulation` they go through the model in parts. `decay_fraction`: the share
+    `batch_size`: windows a step, of all ranks together; they go through the model in `accumulation` parts, at least one
+    a rank. `fixed_order`: sums are made in an order that does not depend on the number of ranks, so that 1, 2, 4 ...
+    give the same bits; it costs time and, with more parts than ranks, memory. `decay_fraction`: the share
     of the steps, at the end, in which the learning rate falls linearly to 0 (1.0: from the first step, as in the
     paper). `gradient_clip`: largest global norm of the loss's gradient. `optimizer`: adam, or sgd with momentum beta1.
     `distillation`: weight of the KL divergence from the dense model's next-token distribution; the rest of the loss is
@@ -35,6 +37,7 @@ class Training:
     autocast: str = "bfloat16"
     distillation: float = 0.0
     distinct_windows: int | None = None
+    fixed_order: bool = False
 
     def __post_init__(self) -> None:
         require(self.steps >= 1, "steps", self.steps, "at least 1")
@@ -53,6 +56,20 @@ class Training:
         some = self.distinct_windows is None or self.distinct_windows >= 1
         require(some, "distinct_windows", self.distinct_windows, "at least 1, or null for as many as the budget takes")
         require(self.autocast in ("bfloat16", "none"), "autocast", self.autocast, "known: bfloat16, none")
+
+    def check_ranks(self, size: int) -> None:
+        """Raise `UserError` if a step cannot be dealt out evenly to this many ranks."""
+        parts = max(self.accumulation, size)
+        divides = self.batch_size % parts == 0
+        require(divides, "batch_size", self.batch_size, f"{size} ranks need a multiple of {parts} windows a step")
+        even = parts % size == 0
+        require(even, "accumulation", self.accumulation, f"a multiple of the {size} ranks, or fewer than they are")
+        if self.fixed_order:
+            power = size & (size - 1) == 0
+            require(power, "fixed_order", True, f"keeps its promise on 1, 2, 4, 8 ... ranks, not on {size}")
+            enough = self.accumulation >= size
+            wanted = f"at least the {size} ranks with fixed_order=true: parts must not depend on their number"
+            require(enough, "accumulation", self.accumulation, wanted)
 
     @property
     def distinct(self) -> int:

@@ -98,10 +98,10 @@ class FixedSupport(NoConstraint):
             assert not (weight.value_OI * self._zeros[name]).any(), f"{name} has left the support"
 
     def state(self) -> dict[str, Any]:
-        return self._zeros
+        return {name: self._weights[name].spread(zeros) for name, zeros in self._zeros.items()}
 
     def restore(self, state: dict[str, Any]) -> None:
-        self._zeros = {name: state[name].to(weight.value_OI.device) for name, weight in self._weights.items()}
+        self._zeros = {name: weight.own_rows(state[name]) for name, weight in self._weights.items()}
 
 
 def by_parameter(weights: Mapping[str, PrunableWeight]) -> dict[str, list[PrunableWeight]]:

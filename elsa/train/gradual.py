@@ -6,7 +6,6 @@ from typing import Any
 import torch
 
 from elsa.sparsity.pattern import Pattern
-from elsa.sparsity.projection import saliency
 from elsa.train.sparse import Distances, Projection, SparseConstraint
 
 
@@ -20,12 +19,13 @@ class GradualPruning(SparseConstraint):
     def __init__(self, projection: Projection, interval: int, supports: Mapping[str, torch.Tensor] | None = None):
         super().__init__(projection, interval)
         self._every = interval
-        start = projection.at(0)
-        self._masks = dict(
-            supports or {name: start.mask(saliency(weight.value_OI)) for name, weight in self._weights.items()}
-        )
+        self._masks = dict(supports or self._first_masks())
         self.before_projection = self._distances()
         self._hold()
+
+    def _first_masks(self) -> dict[str, torch.Tensor]:
+        chosen = self._projection.first_selectors()
+        return {name: chosen[name].mask(self._projection.magnitudes(name)) for name in self._weights}
 
     @torch.no_grad()
     def on_gradient(self, name: str) -> None:
@@ -46,13 +46,14 @@ class GradualPruning(SparseConstraint):
     def _update(self, step: int) -> dict[str, float]:
         before = self._masks
         self._move_to(self._projection.at(step))
-        metrics = self._note_flips(step, {n: int((mask != before[n]).sum()) for n, mask in self._masks.items()})
+        metrics = self._note_flips(step, {n: (mask != before[n]).sum() for n, mask in self._masks.items()})
         return metrics | self.before_projection.metrics()
 
     def _move_to(self, pattern: Pattern) -> None:
         """x ← projection of x onto the pattern, and its support is the new one."""
-        patterns = self._projection.patterns(pattern)
-        self._masks = {name: patterns[name].mask(self._projection.saliency(name)) for name in self._weights}
+        score_of = self._projection.saliency
+        chosen = self._projection.selectors(self._projection.patterns(pattern), score_of)
+        self._masks = {name: chosen[name].mask(score_of(name)) for name in self._weights}
         self.before_projection = self._distances()
         self._hold()
 
@@ -66,7 +67,7 @@ class GradualPruning(SparseConstraint):
                 off = (energy * ~mask).sum()
                 yield torch.stack([off, energy.sum() - off, off, energy.sum(), (~mask).sum()])
 
-        return Distances.of(sums())
+        return Distances.of(sums(), self._projection.ranks)
 
     def sparse(self) -> None:
         """There is no copy: the weights are sparse."""
@@ -84,8 +85,8 @@ class GradualPruning(SparseConstraint):
         return sum(mask.nbytes for mask in self._masks.values())
 
     def state(self) -> dict[str, Any]:
-        return super().state() | {"masks": self._masks}
+        return super().state() | {"masks": self._spread(self._masks)}
 
     def restore(self, state: dict[str, Any]) -> None:
         super().restore(state)
-        self._masks = self._on_device(state["masks"])
+        self._masks = self._own_rows(state["masks"])

@@ -4,15 +4,27 @@ Shapes: N windows of L tokens (`ids_NL`), T scored tokens, V words.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from elsa.distributed.ranks import ONE, Ranks
 from elsa.errors import UserError
 from elsa.train.release import releasing
+
+
+class Call(Protocol):
+    """Calls a function of the model, wherever its weights are: `call(function, *arguments)`."""
+
+    def __call__(self, function: Callable[..., torch.Tensor], /, *arguments: Any) -> torch.Tensor: ...
+
+
+def direct(model: nn.Module) -> Call:
+    """Of a model that is whole in this process."""
+    return lambda function, *arguments: function(model, *arguments)
 
 
 class _InParts(Protocol):
@@ -91,12 +103,12 @@ def _head(model: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def prove_chunks(model: nn.Module, ids_NL: torch.Tensor) -> None:
+def prove_chunks(model: nn.Module, call: Call, ids_NL: torch.Tensor) -> None:
     """Raise `UserError` if this model's logits are not its head on its last hidden state, as chunks assume."""
     was_training = model.training
-    few = ids_NL[:1, :64].to(next(model.parameters()).device, torch.long)
+    few = ids_NL[:1, :64].long()
     model.eval()
-    whole, parts = next_token_loss(model, few), next_token_loss(model, few, chunk=max(1, few.shape[1] // 4))
+    whole, parts = call(next_token_loss, few), call(next_token_loss, few, max(1, few.shape[1] // 4))
     model.train(was_training)
     if not abs(whole - parts) <= 1e-2 * abs(whole):
         raise UserError(
@@ -107,9 +119,11 @@ def prove_chunks(model: nn.Module, ids_NL: torch.Tensor) -> None:
 
 @torch.enable_grad()
 def squared_gradients(
-    model: nn.Module, parameters: Mapping[str, nn.Parameter], windows_NL: torch.Tensor
+    model: nn.Module, parameters: Mapping[str, nn.Parameter], windows_NL: torch.Tensor, ranks: Ranks = ONE
 ) -> dict[str, torch.Tensor]:
     """Mean over windows of (∂ cross-entropy / ∂ parameter)² by name, fp32, in the parameters' shapes.
+
+    `ranks`: that share the windows, each with all of the model.
 
     No two gradients exist at once: each is squared and dropped as soon as the backward pass has made it.
     """
@@ -120,6 +134,7 @@ def squared_gradients(
         sums[name].add_(gradient.float().square(), alpha=1 / len(windows_NL))
 
     with releasing(parameters, add):
-        for window in windows_NL.split(1):
-            next_token_loss(model, window.to(device, torch.long)).backward(inputs=list(parameters.values()))
-    return sums
+        for number in ranks.share_of(len(windows_NL)):
+            ids = windows_NL[number : number + 1].to(device, torch.long)
+            next_token_loss(model, ids).backward(inputs=list(parameters.values()))
+    return {name: ranks.sum_(each) for name, each in sums.items()}

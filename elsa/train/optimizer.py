@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from elsa.distributed.sharding import local, spread_as
 from elsa.train.budget import Training
 from elsa.train.precision import Precision
 
@@ -31,7 +32,7 @@ class Optimizer:
 
     @property
     def device(self) -> torch.device:
-        return next(iter(self.parameters.values())).device
+        return local(next(iter(self.parameters.values()))).device
 
     def set_rate(self, rate: float) -> None:
         for optimizer in self._optimizers:
@@ -49,8 +50,8 @@ class Optimizer:
             optimizer.zero_grad()
 
     def second_moment(self, name: str) -> torch.Tensor:
-        """Adam's running mean of squared gradients, fp32 (or the kept tensor itself if that is fp32)."""
-        moment = self._moments(name)["exp_avg_sq"]
+        """Adam's running mean of this rank's squared gradients, fp32 (or the kept tensor itself if that is fp32)."""
+        moment = local(self._moments(name)["exp_avg_sq"])
         return (moment.dequantize() if _is_8bit(moment) else moment).float()
 
     def preconditioner(self, name: str) -> torch.Tensor | None:
@@ -75,7 +76,18 @@ class Optimizer:
 
     def restore(self, states: list[dict[str, Any]]) -> None:
         for optimizer, state in zip(self._optimizers, states, strict=True):
-            optimizer.load_state_dict(state)
+            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            moments = {
+                number: {key: _spread_as(value, parameters[number]) for key, value in its.items()}
+                for number, its in state["state"].items()
+            }
+            optimizer.load_state_dict(state | {"state": moments})
+
+
+def _spread_as(value: Any, parameter: torch.Tensor) -> Any:
+    """A moment that was saved by any number of ranks, as this many hold it; what is none of the kind as it is."""
+    alike = isinstance(value, torch.Tensor) and value.shape == parameter.shape
+    return spread_as(value, parameter) if alike else value
 
 
 def _make(parameters: list[nn.Parameter], training: Training, precision: Precision) -> torch.optim.Optimizer:
@@ -106,5 +118,6 @@ def _is_8bit(tensor: torch.Tensor) -> bool:
 
 
 def _nbytes(tensor: Any) -> int:
+    tensor = local(tensor)
     parts: list[torch.Tensor] = [tensor.codes, tensor.scale, tensor.qmap] if _is_8bit(tensor) else [tensor]
     return sum(part.nbytes for part in parts)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from elsa.errors import UserError, require
+from elsa.train.budget import Training
 
 FORMATS = ("float32", "bfloat16", "float8")  # in which a constraint can keep its state
 
@@ -43,14 +44,19 @@ class Precision:
         )
         require(self.loss_chunk is None or self.loss_chunk >= 1, "loss_chunk", self.loss_chunk, "at least 1, or null")
 
-    def check(self, optimizer: str, accumulation: int) -> None:
-        """Raise `UserError` for what does not go together, or for a library that is missing."""
+    def check(self, training: Training, ranks: int = 1) -> None:
+        """Raise `UserError` for what does not go together on this many ranks, or for a library that is missing."""
         if self.moments == "8bit":
-            require(optimizer == "adam", "moments", "8bit", f"is Adam's; training.optimizer={optimizer}")
+            adam = training.optimizer == "adam"
+            require(adam, "moments", "8bit", f"is Adam's; training.optimizer={training.optimizer}")
             if importlib.util.find_spec("torchao") is None:
                 raise UserError("moments=8bit: torchao is not installed; run: pip install elsa[lowbit]")
-        whole = accumulation == 1 or not self.gradient_release
-        require(whole, "gradient_release", True, f"needs training.accumulation=1, not {accumulation}")
+        parts = max(1, training.accumulation // ranks)
+        whole = parts == 1 or not self.gradient_release
+        wanted = f"needs one part a rank and step; training.accumulation={training.accumulation} gives {parts}"
+        require(whole, "gradient_release", True, wanted)
+        in_order = self.weights == "float32" or not training.fixed_order
+        require(in_order, "weights", self.weights, "is rounded at random; training.fixed_order=true needs float32")
 
     def cast(self, model: nn.Module) -> None:
         """Bring what a checkpoint holds into the weights' dtype, as loading in it does.

@@ -1,16 +1,16 @@
 """What a training run is measured by now and then: the loss of its weights, and of their sparse copy, on one batch.
 
-Shapes: N windows of L tokens (`batch_NL`).
+Shapes: N windows of L tokens (`parts_NL`).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import nn
 
 from elsa.model.weights import PrunableWeight
-from elsa.train.loss import next_token_loss
+from elsa.train.loss import Call, next_token_loss
 
 
 def due(step: int, every: int, interval: int) -> bool:
@@ -19,19 +19,32 @@ def due(step: int, every: int, interval: int) -> bool:
 
 
 @torch.no_grad()
-def loss_on(model: nn.Module, batch_NL: torch.Tensor, parts: int, autocast: AbstractContextManager[object]) -> float:
-    """Cross-entropy of the batch, in `parts`, without dropout: it draws no random numbers and leaves no trace."""
-    was_training, device = model.training, next(model.parameters()).device
+def losses_on(
+    model: nn.Module, call: Call, parts_NL: Sequence[torch.Tensor], autocast: AbstractContextManager[object]
+) -> torch.Tensor:
+    """Cross-entropy of each part of a batch, without dropout: it draws no random numbers and leaves no trace."""
+    was_training = model.training
     model.eval()
     with autocast:
-        losses = [next_token_loss(model, part.to(device, torch.long)).float() for part in batch_NL.chunk(parts)]
+        losses = [call(next_token_loss, part).float() for part in parts_NL]
     model.train(was_training)
-    return float(torch.stack(losses).mean())
+    return torch.stack(losses)
 
 
 @contextmanager
 def holding(weight: PrunableWeight, read_OI: Callable[[], torch.Tensor]) -> Iterator[None]:
-    """Inside, the layer computes with `read_OI()` in place of its weight, made when it is called and dropped after."""
+    """Inside, the layer computes with `read_OI()` in place of its weight, made when it is called and dropped after.
+
+    The parts of a weight that is spread over ranks are put together before the layer is called, so they are replaced.
+    """
+    if weight.is_spread:
+        kept = weight.value_OI.clone()
+        weight.write(read_OI())
+        try:
+            yield
+        finally:
+            weight.write(kept)
+        return
     own: list[torch.Tensor] = []
 
     def take(*_: object) -> None:

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 import torch
 
+from elsa.distributed.ranks import ONE, Ranks
 from elsa.model.weights import PrunableWeight
 from elsa.sparsity.allocation import patterns_of
-from elsa.sparsity.pattern import Pattern, Rise
+from elsa.sparsity.pattern import Pattern, Rise, Selector, selectors
 from elsa.sparsity.projection import saliency
 from elsa.train.constraint import Constraint, by_parameter
 from elsa.train.optimizer import Optimizer
@@ -27,9 +28,9 @@ class Distances(NamedTuple):
     rms: float  # root mean square of the weights there
 
     @classmethod
-    def of(cls, sums: Iterable[torch.Tensor]) -> "Distances":
+    def of(cls, sums: Iterable[torch.Tensor], ranks: Ranks = ONE) -> "Distances":
         """From ‖x − z‖², ‖z‖², the energy of x off the support and in all, and how many entries are off it, of each."""
-        residual, sparse, off, total, pruned = reduce(torch.add, sums)
+        residual, sparse, off, total, pruned = ranks.sum_(reduce(torch.add, sums))
         return cls(*torch.stack([(residual / sparse).sqrt(), off / total, (off / pruned.clamp_min(1)).sqrt()]).tolist())
 
     def metrics(self) -> dict[str, float]:
@@ -44,7 +45,7 @@ class Projection:
     """Where the zeros of all prunable weights go: to the entries whose loss costs least, as many as `pattern` says.
 
     `objective_aware`: entries are weighed by Adam's second moment (arXiv:2510.01650, Eq. 10 and 11). `rise`: how the
-    sparsity gets to the pattern's.
+    sparsity gets to the pattern's. `ranks`: that hold rows of the weights.
     """
 
     weights: Mapping[str, PrunableWeight]
@@ -52,6 +53,7 @@ class Projection:
     pattern: Pattern
     objective_aware: bool
     rise: Rise = field(default_factory=Rise)
+    ranks: Ranks = ONE
 
     @cached_property
     def sizes(self) -> dict[str, int]:
@@ -82,7 +84,21 @@ class Projection:
         self, pattern: Pattern, its_saliency: Callable[[str], torch.Tensor] | None = None
     ) -> dict[str, Pattern]:
         """The pattern of each weight by name. `its_saliency`: of something else than the weights themselves."""
-        return patterns_of(pattern, self.sizes, its_saliency or self.saliency)
+        return patterns_of(pattern, self.sizes, its_saliency or self.saliency, self.ranks)
+
+    def selectors(
+        self, patterns: Mapping[str, Pattern], score_of: Callable[[str], torch.Tensor]
+    ) -> dict[str, Selector]:
+        """What marks the kept entries of each weight once it is given the very scores of `score_of(name)`."""
+        return selectors(patterns, self.sizes, score_of, self.ranks, self.optimizer.device)
+
+    def magnitudes(self, name: str) -> torch.Tensor:
+        """The squares of a weight."""
+        return saliency(self.weights[name].value_OI)
+
+    def first_selectors(self) -> dict[str, Selector]:
+        """Of magnitude, as sparse as it is at the start."""
+        return self.selectors(dict.fromkeys(self.sizes, self.at(0)), self.magnitudes)
 
 
 class SparseConstraint(Constraint, ABC):
@@ -99,21 +115,23 @@ class SparseConstraint(Constraint, ABC):
         self.interval: int | None = interval
         self.mask_changes: dict[int, dict[str, float]] = {}
 
-    def _note_flips(self, step: int, flips: Mapping[str, int]) -> dict[str, float]:
+    def _note_flips(self, step: int, flips: Mapping[str, torch.Tensor]) -> dict[str, float]:
         """Keep how many mask entries of each weight changed; the metric of all together."""
         sizes = self._projection.sizes
-        self.mask_changes[step] = {name: count / sizes[name] for name, count in flips.items()}
-        return {"mask_change": sum(flips.values()) / sum(sizes.values())}
+        counts: list[int] = self._projection.ranks.sum_(torch.stack(list(flips.values()))).tolist()
+        self.mask_changes[step] = {name: count / sizes[name] for name, count in zip(flips, counts, strict=True)}
+        return {"mask_change": sum(counts) / sum(sizes.values())}
 
     @torch.no_grad()
     def finish(self) -> dict[str, Any]:
         """Project the weights onto the pattern, and say what that removed."""
         self._project_weights()
         _log.info(self.verdict())
+        held = sum(weight.value_OI.numel() for weight in self._weights.values())  # by this rank
         return {
             "before_projection": self.before_projection.metrics(), "verdict": self.verdict(),
             "mask_changes": self.mask_changes,
-            "bytes": {"state_per_prunable_weight": self.nbytes / sum(self._projection.sizes.values())},
+            "bytes": {"state_per_prunable_weight": self.nbytes / held},
         }  # fmt: skip
 
     @abstractmethod
@@ -135,6 +153,8 @@ class SparseConstraint(Constraint, ABC):
     def restore(self, state: dict[str, Any]) -> None:
         self.mask_changes, self.before_projection = state["mask_changes"], Distances(*state["before_projection"])
 
-    def _on_device(self, masks: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Masks of a checkpoint, each where its weight is."""
-        return {name: mask.to(self._weights[name].value_OI.device) for name, mask in masks.items()}
+    def _spread(self, masks: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {name: self._weights[name].spread(mask) for name, mask in masks.items()}
+
+    def _own_rows(self, masks: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {name: self._weights[name].own_rows(mask) for name, mask in masks.items()}

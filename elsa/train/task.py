@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import torch
 
+from elsa.distributed.ranks import ONE, Ranks
 from elsa.train.budget import Training
 from elsa.train.precision import Precision
 
@@ -60,7 +61,8 @@ class TrainingTask:
     """`windows(count)`: int32 token windows [count, L] of the train split. `log(step, metrics)`: takes every report.
 
     `probe_every`: steps between two looks at the loss of the weights and of their sparse copy on the last step's batch,
-    unseen until then if no windows repeat (0: none). `checkpoints`: where training keeps its state.
+    unseen until then if no windows repeat (0: none). `checkpoints`: where training keeps its state. `ranks`: that share
+    the work; each is given the same.
     """
 
     windows: Callable[[int], torch.Tensor]
@@ -69,3 +71,4 @@ class TrainingTask:
     log: Callable[[int, dict[str, float]], None] = lambda step, metrics: None
     probe_every: int = 0
     checkpoints: Checkpoints = field(default_factory=NoCheckpoints)
+    ranks: Ranks = ONE

@@ -4,8 +4,11 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import nn
 
+from elsa.distributed.sharding import Spread, local, spread_blocks
+from elsa.model.weights import decoder_blocks, prunable_weights
 from elsa.train.constraint import Constraint
 from elsa.train.loop import Loop
 from elsa.train.optimizer import Optimizer
@@ -24,20 +27,42 @@ def train(
 ) -> dict[str, Any]:
     """Train all parameters of `model` in place on the task's windows; facts for the record.
 
+    On several ranks the model is spread over them, and stays so (`elsa.distributed.sharding`).
+
     `teacher`: from `teacher_of`, made before anything changed the model. `facts`: what came before the training; a run
     that goes on from a checkpoint has those of its first part.
     """
     windows_NL = task.training.windows(task.windows)
     with task.precision.applied(model):
+        device, columns = next(model.parameters()).device, _columns(model)
+        spread = None if task.ranks.size == 1 else _spread(model, columns, task)
         optimizer = Optimizer(trainable(model), task.training, task.precision)
         constraint = constrain(optimizer)
         if teacher is not None:
-            teacher.to(optimizer.device)
-        loop = Loop(model, optimizer, constraint, task, teacher, facts)
+            _place(teacher, device, task)
+        loop = Loop(
+            model, optimizer, constraint, task, teacher, facts, None if spread is None else spread.call, columns
+        )
         loop.run(windows_NL)
     found = constraint.finish()
     held = found.get("bytes", {}) | state_bytes(model, optimizer)
     return loop.facts | found | {"training_tokens": windows_NL.numel(), "bytes": held}
+
+
+def _columns(model: nn.Module) -> set[str]:
+    return {weight.parameter_name for weight in prunable_weights(model).values() if weight.transposed}
+
+
+def _spread(model: nn.Module, columns: set[str], task: TrainingTask) -> Spread:
+    blocks, fixed = decoder_blocks(model), task.training.fixed_order
+    return Spread(model, blocks, columns, task.ranks, fixed_order=fixed)
+
+
+def _place(teacher: nn.Module, device: torch.device, task: TrainingTask) -> None:
+    """Bring it to the device, its blocks spread over the ranks if there are several."""
+    if task.ranks.size > 1:
+        spread_blocks(decoder_blocks(teacher), device, task.ranks)
+    teacher.to(device)
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -46,9 +71,9 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def state_bytes(model: nn.Module, optimizer: Optimizer) -> dict[str, float]:
-    """Bytes a parameter that weights and moments really hold."""
-    numel = sum(parameter.numel() for parameter in model.parameters())
-    weights = sum(parameter.nbytes for parameter in model.parameters())
+    """Bytes a parameter that weights and moments really hold on this rank."""
+    held = [local(parameter) for parameter in model.parameters()]
+    numel, weights = sum(each.numel() for each in held), sum(each.nbytes for each in held)
     return {"weights_per_parameter": weights / numel, "moments_per_parameter": optimizer.nbytes / numel}
 
 

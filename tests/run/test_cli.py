@@ -306,7 +306,7 @@ def test_cfg_job_prints_the_resolved_run_and_starts_nothing(elsa):
         (["sparsity.ratio=1.5"], "sparsity.ratio=1.5: the fraction of zeros lies in [0, 1), for example 0.9"),
         (["activations=gpu"], "activations=gpu: known: auto, device, cpu, disk"),
         (["plan", "method=wanda"], "method=wanda: plan is for methods that train"),
-        (["precision=elsa_l", "training.accumulation=8"], "precision.gradient_release=True: needs training.accumul"),
+        (["precision=elsa_l", "training.accumulation=8"], "precision.gradient_release=True: needs one part a rank"),
         (["evaluate", "checkpoint=nowhere"], "checkpoint=nowhere: no such folder"),
         (["evaluate"], "checkpoint=???: must be given"),
         (

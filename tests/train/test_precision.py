@@ -14,7 +14,7 @@ from elsa.config.prune import PruneConfig
 from elsa.errors import UserError
 from elsa.method.base import Task
 from elsa.sparsity.pattern import Pattern
-from elsa.train.loss import next_token_loss, prove_chunks
+from elsa.train.loss import direct, next_token_loss, prove_chunks
 from elsa.train.rounding import rounded
 from elsa.train.train import state_bytes, teacher_of
 from tests.conftest import random_model
@@ -108,10 +108,10 @@ def test_chunks_of_logits_give_the_same_loss_and_gradient(model, windows):
 
 
 def test_a_model_with_logits_of_its_own_is_refused_for_chunks(llama, windows):
-    prove_chunks(llama, windows)
+    prove_chunks(llama, direct(llama), windows)
     llama.lm_head.register_forward_hook(lambda module, args, output: output * args[0].shape[-2])
     with pytest.raises(UserError, match=r"set precision\.loss_chunk=null"):
-        prove_chunks(llama, windows)
+        prove_chunks(llama, direct(llama), windows)
 
 
 def trained(windows, clip=1e9, **changes):
@@ -151,15 +151,24 @@ def test_gradients_are_gone_after_a_released_step(windows):
 
 
 @pytest.mark.parametrize(
-    ("changes", "arguments", "line"),
+    ("changes", "training", "ranks", "line"),
     [
-        ({}, ["sgd", 1], "moments=8bit: is Adam's; training.optimizer=sgd"),
-        ({"gradient_release": True}, ["adam", 2], "gradient_release=True: needs training.accumulation=1, not 2"),
+        ({}, {"optimizer": "sgd"}, 1, "moments=8bit: is Adam's; training.optimizer=sgd"),
+        ({"gradient_release": True}, {"accumulation": 2}, 1, "gradient_release=True: needs one part a rank and step"),
+        ({"gradient_release": True}, {"accumulation": 4}, 2, "training.accumulation=4 gives 2"),
+        ({"weights": "bfloat16"}, {"fixed_order": True}, 1, "weights=bfloat16: is rounded at random"),
     ],
 )
-def test_what_does_not_go_together_is_refused(changes, arguments, line):
+def test_what_does_not_go_together_is_refused(changes, training, ranks, line):
     with pytest.raises(UserError, match=line.replace(".", r"\.")):
-        dataclasses.replace(PRECISION, moments="8bit", **changes).check(*arguments)
+        dataclasses.replace(PRECISION, moments="8bit", **changes).check(
+            dataclasses.replace(TRAINING, **training), ranks
+        )
+
+
+def test_parts_may_be_as_many_as_there_are_ranks_with_released_gradients():
+    precision = dataclasses.replace(PRECISION, gradient_release=True)
+    precision.check(dataclasses.replace(TRAINING, accumulation=4), 4)
 
 
 def test_bf16_weights_need_an_optimizer_that_rounds_stochastically():

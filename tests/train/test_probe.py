@@ -12,8 +12,8 @@ from elsa.admm.penalty import Auto, Constant
 from elsa.checkpoint.resume import RunCheckpoints
 from elsa.errors import UserError
 from elsa.model.weights import prunable_weights
-from elsa.train.loss import next_token_loss
-from elsa.train.probe import due, loss_on
+from elsa.train.loss import direct, next_token_loss
+from elsa.train.probe import due, losses_on
 from tests import conftest
 from tests.admm.test_faults import one_layer, set_second_moment
 from tests.conftest import random_model
@@ -37,12 +37,16 @@ def trained(windows, method="elsa", family="llama", **changes):
     return model.state_dict(), dict(logged)
 
 
+def loss_on(model, windows):
+    return float(losses_on(model, direct(model), windows.long().chunk(2), nullcontext()).mean())
+
+
 def test_the_loss_of_a_probe_is_that_without_dropout_and_training_goes_on_with_it(windows, monkeypatch):
     monkeypatch.setattr(conftest.CONFIGS["opt"], "dropout", 0.5)
     model = random_model("opt")
     with torch.no_grad():
         expected = [float(next_token_loss(model, part.long())) for part in windows[:8].chunk(2)]
-    assert loss_on(model.train(), windows[:8], 2, nullcontext()) == pytest.approx(sum(expected) / 2)
+    assert loss_on(model.train(), windows[:8]) == pytest.approx(sum(expected) / 2)
     assert model.training
 
 
@@ -71,11 +75,11 @@ def test_inside_the_model_computes_with_the_sparse_copy_and_then_with_its_own_we
     weights = prunable_weights(model)
     admm = admm_on(model, optimizer_of(model))
     before = {name: weight.value_OI.clone() for name, weight in weights.items()}
-    dense = loss_on(model, windows[:4], 2, nullcontext())
+    dense = loss_on(model, windows[:4])
     with admm.sparse():
-        sparse = loss_on(model, windows[:4], 2, nullcontext())
+        sparse = loss_on(model, windows[:4])
     assert all(torch.equal(weight.value_OI, before[name]) for name, weight in weights.items())
-    assert loss_on(model, windows[:4], 2, nullcontext()) == dense
+    assert loss_on(model, windows[:4]) == dense
     admm.finish()
     with torch.no_grad():
         assert sparse == pytest.approx(float(next_token_loss(model, windows[:4].long())))

@@ -1,0 +1,113 @@
+"""Start the ranks of a run as processes of this machine, and end them together.
+
+Written here because torchrun has one exit code for all failures, hides a signal's, and prints a page where one line is
+wanted; the ranks themselves are started as it would start them, and can be.
+"""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from elsa.errors import LOST_RANK, RankError
+from elsa.log import LAUNCHER
+
+_FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+_PATIENCE = 20.0  # seconds that ranks get to end by themselves when another one has failed
+
+
+def launch(command: list[str], size: int, logs: Path) -> int:
+    """Run `command` in `size` processes; the exit code of the first rank, or that of the one that failed before it.
+
+    The first rank speaks to the terminal, the others into `logs`, which stays only if one of them fails. Signals go to
+    all of them; a dead one ends the others.
+    """
+    logs.mkdir(parents=True, exist_ok=True)
+    environment = os.environ | {LAUNCHER: str(os.getpid()), "WORLD_SIZE": str(size)}
+    environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+    ranks = [_start(command, environment, rank, logs) for rank in range(size)]
+    try:
+        with _forwarding(ranks):
+            while all(rank.poll() in (None, 0) for rank in ranks) and any(rank.poll() is None for rank in ranks):
+                time.sleep(0.05)
+            ended = [number for number, rank in enumerate(ranks) if rank.poll()]
+            _wait(ranks)
+            alone = {number: code for number, rank in enumerate(ranks) if (code := rank.poll())}  # not ended by us
+    finally:
+        for rank in ranks:
+            if rank.poll() is None:
+                rank.kill()
+                rank.wait()
+    codes = [rank.returncode for rank in ranks]
+    if not any(codes):
+        _remove(logs)
+        return 0
+    return _verdict(ended, alone, logs)
+
+
+def _start(command: list[str], environment: dict[str, str], rank: int, logs: Path) -> "subprocess.Popen[bytes]":
+    """In a session of its own, so that Ctrl-C comes once: from here."""
+    variables = environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+    if rank == 0:
+        return subprocess.Popen(command, env=variables, stdin=subprocess.DEVNULL, start_new_session=True)
+    with (logs / f"{rank}.log").open("wb") as log:
+        return subprocess.Popen(
+            command, env=variables, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+        )
+
+
+def _wait(ranks: "list[subprocess.Popen[bytes]]") -> None:
+    deadline = time.monotonic() + _PATIENCE
+    while time.monotonic() < deadline and any(rank.poll() is None for rank in ranks):
+        time.sleep(0.05)
+
+
+def _verdict(ended: list[int], alone: dict[int, int], logs: Path) -> int:
+    """The exit code that tells most, and a line for it unless the first rank has said it."""
+    reasons = {number: code for number, code in alone.items() if code != LOST_RANK} or alone
+    first = 0 if 0 in reasons else next((number for number in ended if number in reasons), min(reasons, default=1))
+    code = reasons.get(first, LOST_RANK)
+    if first == 0 and code > 0 and code != LOST_RANK:
+        if set(alone.values()) == {code}:  # all have ended for the same reason
+            _remove(logs)
+        return code
+    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    said = _last_line(logs / f"{first}.log")
+    raise RankError(f"rank {first} {how}{f': {said}' if said else ''}; {logs} has more, the same command goes on", code)
+
+
+def _remove(logs: Path) -> None:
+    shutil.rmtree(logs)
+    with suppress(OSError):  # those of another run are there
+        logs.parent.rmdir()
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(errors="replace").split("\n") if log.is_file() else []
+    said = [line.split("\r")[-1].strip() for line in lines]
+    return next((line.removeprefix("elsa: ") for line in reversed(said) if line), "")
+
+
+@contextmanager
+def _forwarding(ranks: "list[subprocess.Popen[bytes]]") -> Iterator[None]:
+    def forward(number: int, frame: object) -> None:
+        for rank in ranks:
+            rank.send_signal(number)
+
+    before = {each: signal.signal(each, forward) for each in _FORWARDED}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def _free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return int(listening.getsockname()[1])

@@ -1,0 +1,208 @@
+"""Training that several ranks share: with sums in a fixed order the bits of one, without it the same promises."""
+
+import hashlib
+from dataclasses import replace
+
+import pytest
+import torch
+
+from elsa.admm.penalty import Auto, Cosine
+from elsa.checkpoint.resume import RunCheckpoints
+from elsa.distributed.ranks import ONE
+from elsa.distributed.sharding import gathered, local, tree_sum
+from elsa.errors import Stopped, UserError
+from elsa.method.base import Task
+from elsa.method.elsa import Elsa
+from elsa.method.elsa_plus import ElsaPlus
+from elsa.method.finetuned import FineTuned
+from elsa.method.magnitude import Magnitude
+from elsa.method.wanda import Wanda
+from elsa.model.weights import prunable_weights
+from elsa.sparsity.pattern import Pattern
+from tests import conftest
+from tests.conftest import random_model
+from tests.method.methods import PRECISION
+from tests.method.methods import TRAINING as ITS_TRAINING
+from tests.ranks import on_ranks
+
+TRAINING = replace(ITS_TRAINING, steps=8, accumulation=4, autocast="none", fixed_order=True)
+UNSTRUCTURED = Pattern(pattern="unstructured", ratio=0.9)
+PATTERNS = {
+    "90 %": UNSTRUCTURED,
+    "2:4": Pattern(pattern="2:4", ratio=None),
+    "global": replace(UNSTRUCTURED, allocation="global"),
+}
+METHODS = {
+    "auto": (Elsa(interval=2), Auto()),
+    "cosine": (Elsa(interval=2), Cosine(end=0.1)),
+    "elsa_plus": (ElsaPlus(interval=1, start=Wanda(calibration_windows=8)), Auto()),
+    "with a dual": (ElsaPlus(interval=1, hard=False, start=None, retention=0.5), Auto()),
+    "finetuned": (FineTuned(start=Magnitude()), Auto()),
+}
+PRECISIONS = {
+    "fp32": PRECISION,
+    "chunks": replace(PRECISION, loss_chunk=8, activation_checkpointing=True),
+    "fp8 state": replace(PRECISION, state="float8"),
+    "paper": replace(PRECISION, state="float8", dual="bfloat16"),
+}
+
+
+def trained(ranks, method, pattern=UNSTRUCTURED, family="llama", **changes):
+    """The weights after it, whole on the first rank, and the metrics."""
+    conftest.CONFIGS["opt"].dropout = 0.1
+    model, logged = random_model(family), []
+    windows = torch.randint(0, 300, (64, 16), generator=torch.Generator().manual_seed(1)).int()
+    torch.manual_seed(0)
+    its_method, penalty = METHODS[method]
+    given = {"training": TRAINING, "precision": PRECISION, "penalty": penalty, "probe_every": 2} | changes
+    its_method.apply(
+        model,
+        Task(
+            pattern=pattern, windows=lambda count: windows[:count], ranks=ranks,
+            log=lambda step, metrics: logged.append((step, metrics)), **given,
+        ),
+    )  # fmt: skip
+    if ranks.size > 1:
+        weights = list(prunable_weights(model).values())
+        assert all(local(weight.parameter).numel() < weight.numel for weight in weights)  # and no copy on every rank
+    return (gathered(model, ranks) if ranks.size > 1 else model.state_dict()), logged
+
+
+def digest(state):
+    found = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        found.update(name.encode() + tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+def _digests(ranks, cases):
+    found = [trained(ranks, *arguments, **changes)[0] for arguments, changes in cases]
+    return [digest(state) for state in found] if ranks.first else None
+
+
+CASES = {
+    **{f"{method} {pattern}": ((method, PATTERNS[pattern]), {}) for method in METHODS for pattern in PATTERNS},
+    **{name: (("auto",), {"precision": precision}) for name, precision in PRECISIONS.items()},
+    **{family: (("auto", UNSTRUCTURED, family), {}) for family in ("opt", "gpt2", "gemma2")},
+    "distilled": (("cosine",), {"training": replace(TRAINING, distillation=0.5)}),
+    "bf16 autocast": (("auto",), {"training": replace(TRAINING, autocast="bfloat16")}),
+    "sgd": (("finetuned",), {"training": replace(TRAINING, optimizer="sgd")}),
+}
+
+
+@pytest.fixture(scope="module")
+def expected():
+    """What one process makes of every case."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    found = _digests(ONE, CASES.values())
+    torch.set_num_threads(threads)
+    return dict(zip(CASES, found, strict=True))
+
+
+@pytest.mark.parametrize(("size", "every"), [(2, 1), (4, 3)])
+def test_any_number_of_ranks_gives_the_same_bits_where_sums_have_a_fixed_order(expected, size, every):
+    cases = dict(list(CASES.items())[::every])
+    found = on_ranks(size, _digests, list(cases.values()))[0]
+    assert dict(zip(cases, found, strict=True)) == {name: expected[name] for name in cases}
+
+
+def _promises(ranks, pattern, precision):
+    """On three ranks: zeros of each weight, and the logged metrics."""
+    training = replace(TRAINING, batch_size=6, accumulation=1, fixed_order=False)
+    state, logged = trained(ranks, "auto", pattern, training=training, precision=precision)
+    names = set(prunable_weights(random_model("llama")))
+    return {name: int((tensor == 0).sum()) for name, tensor in state.items() if name in names}, logged
+
+
+@pytest.mark.parametrize("released", [False, True], ids=["kept", "released"])
+@pytest.mark.parametrize("pattern", PATTERNS.values(), ids=PATTERNS.keys())
+def test_without_it_counts_are_exact_on_uneven_parts_and_losses_are_those_of_one(pattern, released):
+    precision = replace(PRECISION, gradient_release=released)
+    expected, its_logged = _promises(ONE, pattern, precision)
+    found, logged = on_ranks(3, _promises, pattern, precision)[0]
+    assert sum(found.values()) == sum(expected.values())
+    if pattern.allocation == "uniform":
+        assert found == expected
+    for (step, metrics), (its_step, its_metrics) in zip(logged[:1], its_logged[:1], strict=True):
+        assert step == its_step
+        assert metrics["loss"] == pytest.approx(its_metrics["loss"], rel=1e-6)
+        for key in ("penalty", "relative_residual", "off_support_energy", "dual_residual", "probe_loss_sparse"):
+            assert metrics[key] == pytest.approx(its_metrics[key], rel=1e-3), key
+    assert [metrics["penalty"] for _, metrics in logged] == [metrics["penalty"] for _, metrics in its_logged]
+
+
+class _StopsAfter(RunCheckpoints):
+    def __init__(self, folder, stop, ranks):
+        super().__init__(folder, 0, 2, dict, ranks)
+        self._stop = stop
+
+    def save(self, step, state):
+        super().save(step, state)
+        if step == self._stop:
+            raise Stopped(15, "")
+
+
+def _goes_on(ranks, folder, stop, method, precision):
+    kept = _StopsAfter(folder, stop, ranks)
+    try:
+        state, _ = trained(ranks, method, precision=precision, checkpoints=kept)
+    except Stopped:
+        return None
+    return digest(state) if ranks.first else None
+
+
+@pytest.mark.parametrize("order", [(2, 4, 1), (1, 2, 2), (4, 1, 2)], ids=str)
+@pytest.mark.parametrize("method", ["auto", "with a dual", "elsa_plus", "finetuned"])
+def test_a_run_goes_on_with_another_number_of_ranks(tmp_path, method, order):
+    precision = PRECISIONS["fp8 state"]
+    torch.set_num_threads(1)
+    expected = digest(trained(ONE, method, precision=precision)[0])
+    for size, stop in zip(order, (3, 5, None), strict=True):
+        arguments = (tmp_path, stop, method, precision)
+        found = _goes_on(ONE, *arguments) if size == 1 else on_ranks(size, _goes_on, *arguments)[0]
+    assert found == expected
+
+
+def _newest(ranks, folder):
+    kept = _StopsAfter(folder, None, ranks)
+    step = kept.step()
+    kept.latest()
+    return step
+
+
+@pytest.mark.parametrize("file", ["__1_0.distcp", "rest.pt", ".metadata", "checksums.json"])
+@pytest.mark.parametrize("how", ["cut", "flipped", "gone"])
+def test_a_damaged_state_is_passed_over(tmp_path, file, how):
+    on_ranks(2, _goes_on, tmp_path, 5, "auto", PRECISION)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000004", "step-00000005"]
+    path = tmp_path / "step-00000005" / file
+    content = path.read_bytes()
+    if how == "gone":
+        path.unlink()
+    elif how == "cut":
+        path.write_bytes(content[: len(content) // 2])
+    else:
+        middle = len(content) // 2
+        path.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+    assert on_ranks(2, _newest, tmp_path) == [4, 4]
+
+
+def test_what_cannot_be_dealt_out_is_refused():
+    for changes, size, line in [
+        ({"batch_size": 2, "accumulation": 1}, 4, "batch_size=2: 4 ranks need a multiple of 4 windows a step"),
+        ({"accumulation": 2}, 4, "accumulation=2: at least the 4 ranks"),
+        ({"batch_size": 12, "accumulation": 12}, 3, "fixed_order=True: keeps its promise on 1, 2, 4, 8"),
+        ({"batch_size": 12, "accumulation": 4, "fixed_order": False}, 3, "accumulation=4: a multiple of the 3 ranks"),
+    ]:
+        with pytest.raises(UserError, match=line):
+            replace(TRAINING, **changes).check_ranks(size)
+    replace(TRAINING, batch_size=6, accumulation=1, fixed_order=False).check_ranks(3)
+
+
+def test_a_tree_of_sums_does_not_depend_on_how_it_is_cut():
+    parts = list(torch.randn(12, 5, generator=torch.Generator().manual_seed(0)) * 1e4)
+    whole = tree_sum(parts)
+    for size in (2, 4):
+        assert torch.equal(tree_sum([tree_sum(parts[i : i + size]) for i in range(0, 12, size)]), whole)
+    torch.testing.assert_close(whole, torch.stack(parts).sum(0))
