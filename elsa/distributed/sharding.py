@@ -49,15 +49,42 @@ def rows_of(saved: torch.Tensor, like_OI: torch.Tensor) -> torch.Tensor:
     return _chunk(saved, like_OI.device_mesh, 0)
 
 
+def spread_like(part: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
+    """This rank's part of a tensor as that of the whole, spread as the parameter is: of its shape, or one-dimensional
+    and in equal parts.
+    """
+    assert isinstance(parameter, DTensor), "it is spread"
+    if part.shape == parameter.to_local().shape:
+        shape, stride, placements = parameter.shape, parameter.stride(), parameter.placements
+    else:
+        assert part.dim() == 1, "something of each block of memory"
+        shape, stride, placements = torch.Size((len(part) * parameter.device_mesh.size(),)), (1,), (Shard(0),)
+    return DTensor.from_local(part, parameter.device_mesh, placements, run_check=False, shape=shape, stride=stride)
+
+
+def rows_as(saved: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
+    """This rank's part of a tensor of the whole that was saved by any number of ranks, spread as the parameter is."""
+    if isinstance(saved, DTensor) or not isinstance(parameter, DTensor):
+        return local(saved)
+    (placement,) = parameter.placements
+    assert isinstance(placement, Shard), "FSDP spreads all parameters"
+    dim = placement.dim if saved.dim() == parameter.dim() else 0
+    return _chunk(saved, parameter.device_mesh, dim).to(parameter.to_local().device)
+
+
+def is_in_equal_rows(parameter: torch.Tensor) -> bool:
+    """Whether each rank has as many of its rows."""
+    if not isinstance(parameter, DTensor):
+        return False
+    return parameter.placements == (Shard(0),) and parameter.shape[0] % parameter.device_mesh.size() == 0
+
+
 def spread_as(saved: torch.Tensor, live: torch.Tensor) -> torch.Tensor:
     """A saved tensor, spread over the ranks as the live one is, on its device."""
     if isinstance(saved, DTensor) or not isinstance(live, DTensor):
         return saved
-    (placement,) = live.placements
-    assert isinstance(placement, Shard), "FSDP spreads all parameters"
-    part = _chunk(saved, live.device_mesh, placement.dim).to(live.to_local().device)
     return DTensor.from_local(
-        part, live.device_mesh, live.placements, run_check=False, shape=live.shape, stride=live.stride()
+        rows_as(saved, live), live.device_mesh, live.placements, run_check=False, shape=live.shape, stride=live.stride()
     )
 
 

@@ -1,16 +1,22 @@
-"""The optimiser of a run: one for all parameters, or one for each where gradients are released during backward."""
+"""The optimiser of a run: one for all parameters, or one for each where gradients are released during backward.
+
+Where parameters are spread over ranks it steps this rank's rows as tensors of their own; moments are put together for a
+checkpoint, and cut again for any number of ranks.
+"""
 
 import logging
 import shutil
-import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
-from elsa.distributed.sharding import local, spread_as
+from elsa.distributed.sharding import local, rows_as, spread_like
+from elsa.errors import UserError
+from elsa.train import low_bit
 from elsa.train.budget import Training
 from elsa.train.precision import Precision
 
@@ -23,8 +29,11 @@ class Optimizer:
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], training: Training, precision: Precision):
         self.parameters = dict(parameters)
+        self._own = {name: _own(parameter) for name, parameter in parameters.items()}
+        self._precision = precision
         groups = [[name] for name in parameters] if precision.gradient_release else [list(parameters)]
-        self._optimizers = [_make([parameters[name] for name in group], training, precision) for group in groups]
+        self._names = groups
+        self._optimizers = [self._make(group, training, precision) for group in groups]
         self._of = {name: its for group, its in zip(groups, self._optimizers, strict=True) for name in group}
         self._stance = _stance(precision, self.device)
         if precision.moments == "8bit" and self._stance == "default":
@@ -44,15 +53,26 @@ class Optimizer:
 
     def step(self, name: str | None = None) -> None:
         """Update all parameters, or the given one, and free the gradients."""
+        names = self.parameters if name is None else [name]
+        for each in names:
+            self._hand_over(each)
         for optimizer in self._optimizers if name is None else [self._of[name]]:
             with nullcontext() if self._stance == "default" else torch.compiler.set_stance(self._stance):
                 optimizer.step()
             optimizer.zero_grad()
+        for each in names:
+            self.parameters[each].grad = None
+
+    def _hand_over(self, name: str) -> None:
+        """Give this rank's rows of a parameter, which FSDP may have moved, and of its gradient to what steps them."""
+        parameter, own = self.parameters[name], self._own[name]
+        if own is not parameter:
+            own.data = local(parameter.detach())
+            own.grad = None if parameter.grad is None else local(parameter.grad)
 
     def second_moment(self, name: str) -> torch.Tensor:
         """Adam's running mean of this rank's squared gradients, fp32 (or the kept tensor itself if that is fp32)."""
-        moment = local(self._moments(name)["exp_avg_sq"])
-        return (moment.dequantize() if _is_8bit(moment) else moment).float()
+        return low_bit.read(self._moments(name)["exp_avg_sq"]).float()
 
     def preconditioner(self, name: str) -> torch.Tensor | None:
         """√v, by which Adam divides its steps, fp32; None for an optimiser that does not, and before the first step."""
@@ -61,63 +81,83 @@ class Optimizer:
         return self.second_moment(name).sqrt().clamp_min(_EPSILON)
 
     def _moments(self, name: str) -> dict[str, torch.Tensor]:
-        moments: dict[str, torch.Tensor] = self._of[name].state[self.parameters[name]]
+        moments: dict[str, torch.Tensor] = self._of[name].state[self._own[name]]
         return moments
 
     @property
     def nbytes(self) -> int:
         """Bytes of all moments that are really held."""
         states = (state for optimizer in self._optimizers for state in optimizer.state.values())
-        return sum(_nbytes(tensor) for state in states for key, tensor in state.items() if key != "step")
+        return sum(low_bit.nbytes(tensor) for state in states for key, tensor in state.items() if key != "step")
 
     def state(self) -> list[dict[str, Any]]:
         """For a checkpoint."""
-        return [optimizer.state_dict() for optimizer in self._optimizers]
+        return [
+            self._with_moments(names, optimizer.state_dict(), self._spread)
+            for names, optimizer in zip(self._names, self._optimizers, strict=True)
+        ]
 
     def restore(self, states: list[dict[str, Any]]) -> None:
-        for optimizer, state in zip(self._optimizers, states, strict=True):
-            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-            moments = {
-                number: {key: _spread_as(value, parameters[number]) for key, value in its.items()}
-                for number, its in state["state"].items()
-            }
-            optimizer.load_state_dict(state | {"state": moments})
+        """Take over what `state` gave, of any number of ranks."""
+        for names, optimizer, state in zip(self._names, self._optimizers, states, strict=True):
+            optimizer.load_state_dict(self._with_moments(names, state, self._cut))
+
+    def _with_moments(
+        self, names: list[str], state: dict[str, Any], change: Callable[[str, str, Any], Any]
+    ) -> dict[str, Any]:
+        """An optimiser's state with its moments changed, and its counts of steps as they are."""
+        moments = {
+            number: {key: value if key == "step" else change(names[number], key, value) for key, value in its.items()}
+            for number, its in state["state"].items()
+        }
+        return state | {"state": moments}
+
+    def _spread(self, name: str, key: str, moment: torch.Tensor) -> Any:
+        parameter = self.parameters[name]
+        if self._own[name] is parameter or moment is None:
+            return moment
+        spread = partial(spread_like, parameter=parameter)
+        return low_bit.taken_apart(moment, spread) if low_bit.is_8bit(moment) else spread(moment)
+
+    def _cut(self, name: str, key: str, saved: Any) -> Any:
+        """This rank's part of a moment, in the form that it is kept in on this number of ranks."""
+        parameter, own = self.parameters[name], self._own[name]
+        if saved is None or (own is parameter and isinstance(saved, torch.Tensor)):
+            return saved
+        cut = partial(rows_as, parameter=parameter)
+        if not isinstance(saved, dict) and not low_bit.is_8bit(saved):
+            return cut(saved)
+        return low_bit.put_together(saved, own, cut, as_8bit=self._in_8bit(name))
+
+    def _in_8bit(self, name: str) -> bool:
+        return self._precision.moments == "8bit" and low_bit.fits(self.parameters[name], self._own[name])
+
+    def _make(self, names: list[str], training: Training, precision: Precision) -> torch.optim.Optimizer:
+        parameters = [self._own[name] for name in names]
+        if training.optimizer == "sgd":
+            return torch.optim.SGD(parameters, lr=training.learning_rate, momentum=training.beta1)
+        betas = (training.beta1, training.beta2)
+        if precision.moments == "float32":
+            return torch.optim.Adam(parameters, lr=training.learning_rate, betas=betas, fused=True)
+        changed = [n for n in names if low_bit.is_large(self.parameters[n]) and not self._in_8bit(n)]
+        if changed and training.fixed_order:
+            raise UserError(
+                f"precision.moments=8bit: this many ranks cut blocks of {changed[0]}, and training.fixed_order=true "
+                "could not keep its promise; set float32, or fewer devices"
+            )
+        return low_bit.adam(
+            parameters, [self._in_8bit(name) for name in names],
+            lr=training.learning_rate, betas=betas, stochastic_rounding=precision.weights == "bfloat16",
+        )  # fmt: skip
 
 
-def _spread_as(value: Any, parameter: torch.Tensor) -> Any:
-    """A moment that was saved by any number of ranks, as this many hold it; what is none of the kind as it is."""
-    alike = isinstance(value, torch.Tensor) and value.shape == parameter.shape
-    return spread_as(value, parameter) if alike else value
-
-
-def _make(parameters: list[nn.Parameter], training: Training, precision: Precision) -> torch.optim.Optimizer:
-    if training.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr=training.learning_rate, momentum=training.beta1)
-    betas = (training.beta1, training.beta2)
-    if precision.moments == "float32":
-        return torch.optim.Adam(parameters, lr=training.learning_rate, betas=betas, fused=True)
-    from torchao.optim import Adam8bit  # an optional extra, and slow to import
-
-    warnings.filterwarnings("ignore", "OptimState8bit does not implement")  # a cache that it could use and does not
-    rounding = precision.weights == "bfloat16"
-    optimizer: torch.optim.Optimizer = Adam8bit(
-        parameters, lr=training.learning_rate, betas=betas, bf16_stochastic_round=rounding
-    )
-    return optimizer
+def _own(parameter: nn.Parameter) -> nn.Parameter:
+    """This rank's rows as a parameter of their own; the parameter itself where it is whole."""
+    rows = local(parameter.detach())
+    return parameter if local(parameter) is parameter else nn.Parameter(rows)
 
 
 def _stance(precision: Precision, device: torch.device) -> str:
     """torchao compiles its update; on a CPU without a C++ compiler it runs uncompiled instead."""
     compiles = device.type != "cpu" or shutil.which("g++") or shutil.which("clang++")
     return "default" if compiles or precision.moments != "8bit" else "force_eager"
-
-
-def _is_8bit(tensor: torch.Tensor) -> bool:
-    """Whether it is torchao's state: codes, a scale per block, and the table of code values."""
-    return hasattr(tensor, "codes")
-
-
-def _nbytes(tensor: Any) -> int:
-    tensor = local(tensor)
-    parts: list[torch.Tensor] = [tensor.codes, tensor.scale, tensor.qmap] if _is_8bit(tensor) else [tensor]
-    return sum(part.nbytes for part in parts)

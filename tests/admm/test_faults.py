@@ -24,7 +24,7 @@ def one_layer(weight, **options):
 
 
 def set_second_moment(optimizer, value):
-    optimizer._of["weight"].state[optimizer.parameters["weight"]] = {"exp_avg_sq": value}
+    optimizer._of["weight"].state[optimizer._own["weight"]] = {"exp_avg_sq": value}
 
 
 def test_projection_uses_adams_second_moment():

@@ -19,6 +19,7 @@ from elsa.method.magnitude import Magnitude
 from elsa.method.wanda import Wanda
 from elsa.model.weights import prunable_weights
 from elsa.sparsity.pattern import Pattern
+from elsa.train import low_bit
 from tests import conftest
 from tests.conftest import random_model
 from tests.method.methods import PRECISION
@@ -44,12 +45,13 @@ PRECISIONS = {
     "chunks": replace(PRECISION, loss_chunk=8, activation_checkpointing=True),
     "fp8 state": replace(PRECISION, state="float8"),
     "paper": replace(PRECISION, state="float8", dual="bfloat16"),
+    "8-bit moments": replace(PRECISION, moments="8bit"),
 }
 
 
 def trained(ranks, method, pattern=UNSTRUCTURED, family="llama", **changes):
     """The weights after it, whole on the first rank, and the metrics."""
-    conftest.CONFIGS["opt"].dropout = 0.1
+    conftest.CONFIGS["opt"].dropout, low_bit._LEAST = 0.1, 1024  # in the processes of other ranks too
     model, logged = random_model(family), []
     windows = torch.randint(0, 300, (64, 16), generator=torch.Generator().manual_seed(1)).int()
     torch.manual_seed(0)
@@ -143,6 +145,22 @@ class _StopsAfter(RunCheckpoints):
             raise Stopped(15, "")
 
 
+def _low_precision(ranks):
+    """Zeros and bytes of Elsa-L on two ranks, where bf16 weights are rounded at random."""
+    precision = replace(PRECISION, weights="bfloat16", moments="8bit", state="float8", gradient_release=True)
+    training = replace(TRAINING, batch_size=4, accumulation=1, fixed_order=False)
+    state, logged = trained(ranks, "auto", training=training, precision=precision)
+    names = set(prunable_weights(random_model("llama")))
+    assert not state or {tensor.dtype for tensor in state.values()} == {torch.bfloat16}
+    return {name: int((tensor == 0).sum()) for name, tensor in state.items() if name in names}, logged[-1][1]["loss"]
+
+
+def test_elsa_l_trains_on_several_ranks_too():
+    (zeros, loss), (its_zeros, its_loss) = on_ranks(2, _low_precision)[0], _low_precision(ONE)
+    assert zeros == its_zeros
+    assert loss == pytest.approx(its_loss, rel=0.01)
+
+
 def _goes_on(ranks, folder, stop, method, precision):
     kept = _StopsAfter(folder, stop, ranks)
     try:
@@ -155,7 +173,8 @@ def _goes_on(ranks, folder, stop, method, precision):
 @pytest.mark.parametrize("order", [(2, 4, 1), (1, 2, 2), (4, 1, 2)], ids=str)
 @pytest.mark.parametrize("method", ["auto", "with a dual", "elsa_plus", "finetuned"])
 def test_a_run_goes_on_with_another_number_of_ranks(tmp_path, method, order):
-    precision = PRECISIONS["fp8 state"]
+    moments = "float32" if 4 in order else "8bit"  # of these models four ranks would cut the blocks
+    precision = replace(PRECISIONS["fp8 state"], moments=moments)
     torch.set_num_threads(1)
     expected = digest(trained(ONE, method, precision=precision)[0])
     for size, stop in zip(order, (3, 5, None), strict=True):
@@ -198,6 +217,16 @@ def test_what_cannot_be_dealt_out_is_refused():
         with pytest.raises(UserError, match=line):
             replace(TRAINING, **changes).check_ranks(size)
     replace(TRAINING, batch_size=6, accumulation=1, fixed_order=False).check_ranks(3)
+
+
+def _too_many(ranks):
+    with pytest.raises(UserError, match="this many ranks cut blocks of model"):
+        trained(ranks, "auto", precision=PRECISIONS["8-bit moments"])
+    return True
+
+
+def test_blocks_of_moments_that_ranks_would_cut_are_refused_where_bits_are_promised():
+    assert all(on_ranks(4, _too_many))
 
 
 def test_a_tree_of_sums_does_not_depend_on_how_it_is_cut():
