@@ -118,6 +118,19 @@ class SlotLauncher(_ProcessLauncher):
         return local_slots(self._gpus, self._per_job, self._cpu_slots, self._threads)
 
 
+class RayLauncher(_ProcessLauncher):
+    """As tasks of a Ray cluster."""
+
+    def __init__(self, retry_out_of_memory: bool, resources: DictConfig, **keys: Any):
+        super().__init__(retry_out_of_memory)
+        self._keys = keys | {"resources": dict(resources)}
+
+    def _workers(self, folder: Path) -> "Workers":
+        from elsa.sweep.ray import Ray, RayTasks
+
+        return RayTasks(Ray(**self._keys))
+
+
 class SlurmLauncher(_ProcessLauncher):
     """As jobs of a Slurm cluster."""
 

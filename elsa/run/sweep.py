@@ -48,21 +48,26 @@ def local_slots(gpus: list[int] | None, gpus_per_job: int, cpus: int, threads: i
         return Slots(cpu_slots(cpus, threads))
     enough = len(ids) >= gpus_per_job
     require(enough, "hydra.launcher.gpus_per_job", gpus_per_job, f"at most {len(ids)}, the GPUs there are")
-    return Slots(gpu_slots(ids, gpus_per_job))
+    return Slots(gpu_slots(ids, gpus_per_job), gpus_per_job)
 
 
 def sweep(job_overrides: list[list[str]], compose: Compose, folder: Path, workers: Workers, *, retry: bool) -> None:
     """Run every cell once; raise `UserError` at the end if some failed. The same sweep again does what is missing."""
 
     def built(overrides: list[str]) -> tuple[PruneConfig, dict[str, Any]]:
-        config = _without_hydra(compose(overrides))
+        config = _without_hydra(compose(with_devices(overrides)))
         return build(PruneConfig, config), config
+
+    def with_devices(overrides: list[str]) -> list[str]:
+        """A run shares out its work over all devices that it has, unless it says otherwise."""
+        says = workers.devices == 1 or any(each.startswith("devices=") for each in overrides)
+        return overrides if says else [*overrides, f"devices={workers.devices}"]
 
     def smaller(cell: Cell) -> list[str] | None:
         return smaller_settings(built(cell.overrides)[0]) if retry else None
 
     def command_of(overrides: list[str]) -> list[str]:
-        return [sys.executable, "-m", "elsa.run.cli", "prune", *overrides, "hydra.mode=RUN"]
+        return [sys.executable, "-m", "elsa.run.cli", "prune", *with_devices(overrides), "hydra.mode=RUN"]
 
     if not job_overrides:
         raise UserError("hydra.mode=MULTIRUN: no run in this sweep; a glob matches no choice")

@@ -28,9 +28,13 @@ class Job(Protocol):
 
 
 class Workers(Protocol):
-    """Where processes run. `here`: on this machine, so that what is found out about its devices holds for them."""
+    """Where processes run. `here`: on this machine, so that what is found out about its devices holds for them.
+
+    `devices`: how many each of them has.
+    """
 
     here: bool
+    devices: int
 
     def free(self) -> bool:
         """Whether another one can start now."""
@@ -65,8 +69,8 @@ class Slots(Workers):
 
     here = True
 
-    def __init__(self, slots: list[Slot]):
-        self._slots = slots
+    def __init__(self, slots: list[Slot], devices: int = 1):
+        self._slots, self.devices = slots, devices
         self._jobs: dict[str, _Process] = {}
 
     def free(self) -> bool:

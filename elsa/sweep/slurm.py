@@ -3,26 +3,34 @@
 import importlib.util
 import os
 import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from elsa.errors import require
+from elsa.sweep.remote import execute
 from elsa.sweep.slots import Job, Workers
 
 if TYPE_CHECKING:
     import submitit
 
 
+_FIRST_PORT, _PORTS = 20_000, 20_000  # where the nodes of a job meet: by its number, so that two never share one
+
+
 @dataclass(frozen=True, kw_only=True)
 class Slurm:
-    """What every job asks for. `cluster`: "slurm", or "local" to try it out. `parameters`: further ones of submitit."""
+    """What every job asks for. `cluster`: "slurm", or "local" to try it out. `gpus`: of each of its `nodes`; a run is
+    shared by as many processes as there are GPUs. `parameters`: further ones of submitit.
+    """
 
     cluster: str
     folder: Path
     jobs_at_once: int
     minutes: int
+    nodes: int
     gpus: int
     cpus: int
     memory_gib: int
@@ -31,7 +39,10 @@ class Slurm:
     def __post_init__(self) -> None:
         installed = importlib.util.find_spec("submitit") is not None
         require(installed, "hydra/launcher", "slurm", "submitit is not installed; run: pip install elsa[slurm]")
-        require(self.jobs_at_once >= 1, "hydra.launcher.jobs_at_once", self.jobs_at_once, "at least 1")
+        for key in ("jobs_at_once", "nodes"):
+            require(getattr(self, key) >= 1, f"hydra.launcher.{key}", getattr(self, key), "at least 1")
+        shared = self.nodes == 1 or self.gpus >= 1
+        require(shared, "hydra.launcher.gpus", self.gpus, f"at least 1 on each of the {self.nodes} nodes")
 
 
 class SlurmJobs(Workers):
@@ -44,9 +55,10 @@ class SlurmJobs(Workers):
 
         self._executor = submitit.AutoExecutor(folder=slurm.folder, cluster=slurm.cluster)
         self._executor.update_parameters(
-            name="elsa", timeout_min=slurm.minutes, gpus_per_node=slurm.gpus, cpus_per_task=slurm.cpus,
-            mem_gb=slurm.memory_gib, **slurm.parameters,
+            name="elsa", timeout_min=slurm.minutes, nodes=slurm.nodes, tasks_per_node=1, gpus_per_node=slurm.gpus,
+            cpus_per_task=slurm.cpus, mem_gb=slurm.memory_gib, **slurm.parameters,
         )  # fmt: skip
+        self.devices, self._slurm = slurm.nodes * max(1, slurm.gpus), slurm
         self._most = slurm.jobs_at_once
         self._jobs: list[_Submitted] = []
 
@@ -56,7 +68,8 @@ class SlurmJobs(Workers):
 
     def start(self, command: list[str], environment: dict[str, str], log: Path) -> Job:
         log.parent.mkdir(parents=True, exist_ok=True)
-        job = _Submitted(self._executor.submit(_execute, command, environment, log.resolve(), Path.cwd()))
+        shape = (self._slurm.nodes, self._slurm.gpus)
+        job = _Submitted(self._executor.submit(_on_node, command, environment, log.resolve(), Path.cwd(), shape))
         self._jobs.append(job)
         return job
 
@@ -80,9 +93,34 @@ class _Submitted(Job):
         self._job.cancel()
 
 
-def _execute(command: list[str], environment: dict[str, str], log: Path, where: Path) -> int:
-    """On the node: the command's exit code. Slurm's own signals reach the command, which saves its state."""
-    with log.open("a") as file:
-        return subprocess.run(
-            command, env=os.environ | environment, cwd=where, stdout=file, stderr=subprocess.STDOUT, check=False
-        ).returncode
+def _on_node(command: list[str], environment: dict[str, str], log: Path, where: Path, shape: tuple[int, int]) -> int:
+    """On each node: the command's exit code. Slurm's own signals reach the command, which saves its state.
+
+    `shape`: nodes and GPUs on each. On several nodes torchrun starts the processes and lets them find each other; its
+    output on the first node is the run's.
+    """
+    nodes, gpus = shape
+    if nodes == 1:
+        return execute(command, environment, log, where)
+    number = int(os.environ["SLURM_NODEID"])
+    its_log = log if number == 0 else log.with_suffix(f".{number}.log")
+    return execute(_torchrun(command, nodes, gpus), environment, its_log, where)
+
+
+def _torchrun(command: list[str], nodes: int, gpus: int) -> list[str]:
+    """The command as torchrun starts it on each node of this job."""
+    listed = ["scontrol", "show", "hostnames", os.environ["SLURM_JOB_NODELIST"]]
+    first = subprocess.run(listed, capture_output=True, text=True, check=True).stdout.split()[0]
+    job = os.environ["SLURM_JOB_ID"]
+    port = _FIRST_PORT + int(job) % _PORTS
+    meeting = ["--rdzv-backend=c10d", f"--rdzv-endpoint={first}:{port}", f"--rdzv-id={job}", "--max-restarts=0"]
+    assert command[0] == sys.executable, "a run is this Python's"
+    return [
+        *command[:1],
+        "-m",
+        "torch.distributed.run",
+        f"--nnodes={nodes}",
+        f"--nproc-per-node={gpus}",
+        *meeting,
+        *command[1:],
+    ]

@@ -1,7 +1,6 @@
 """Processes on slots, with small programs in the place of runs."""
 
 import itertools
-import json
 import os
 import signal
 import sys
@@ -15,49 +14,7 @@ from elsa.errors import OUT_OF_MEMORY, Stopped, UserError
 from elsa.sweep.manifest import Cell, Manifest, is_running, read_manifest
 from elsa.sweep.queue import Queue
 from elsa.sweep.slots import Slots, cpu_slots, gpu_slots
-from elsa.sweep.slurm import Slurm, SlurmJobs
-
-RUN = """
-import json, os, pathlib, signal, sys, time
-folder, *words = sys.argv[1:]
-began = time.time()
-if "stubborn" in words:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-print("began", words, flush=True)
-if "dies" in words:
-    os.kill(os.getpid(), signal.SIGKILL)
-if "full" in words and "smaller" not in words:
-    print("no memory")
-    sys.exit(3)
-if "forgets" in words:
-    sys.exit(0)
-time.sleep(60 if "endless" in words else float(os.environ.get("LASTS", 0.05)))
-seen = {name: os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")}
-pathlib.Path(folder).mkdir(parents=True)
-(pathlib.Path(folder) / "result.json").write_text(json.dumps(seen | {"began": began, "ended": time.time()}))
-"""
-
-
-def cells(folder, *words):
-    return [Cell(i, word, [word], str(folder / f"{i}-{word}")) for i, word in enumerate(words)]
-
-
-def run(folder, cells, workers, *, smaller=lambda cell: None, lasts=0.05):
-    def command_of(overrides):
-        where = next(cell.folder for cell in cells if cell.overrides[0] == overrides[0])
-        return [sys.executable, "-c", RUN, where, *overrides]
-
-    with Manifest(folder, cells) as manifest:
-        queue = Queue(
-            manifest, workers, command_of=command_of, environment={"LASTS": str(lasts)}, smaller=smaller,
-            folder_of=lambda overrides: str(folder / "-".join(overrides)),
-        )  # fmt: skip
-        queue.run()
-    return read_manifest(folder)
-
-
-def results(cells):
-    return [json.loads((Path(cell.folder) / "result.json").read_text()) for cell in cells if cell.state == "done"]
+from tests.sweep.programs import RUN, cells, results, run
 
 
 def test_never_two_runs_on_one_gpu_and_a_crash_frees_it(tmp_path, caplog):
@@ -191,14 +148,3 @@ def test_a_broken_manifest_is_named(tmp_path):
     (tmp_path / "manifest.json").write_text('{"cells": [{"number": 1}]}')
     with pytest.raises(UserError, match="no manifest of a sweep"):
         read_manifest(tmp_path)
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::ResourceWarning")
-def test_slurm_jobs_go_through_the_same_manifest(tmp_path):
-    slurm = Slurm(
-        cluster="local", folder=tmp_path / "slurm", jobs_at_once=2, minutes=5, gpus=0, cpus=1, memory_gib=1,
-        parameters={},
-    )  # fmt: skip
-    ended = run(tmp_path, cells(tmp_path, "a", "b", "dies"), SlurmJobs(slurm))
-    assert [cell.state for cell in ended] == ["done", "done", "failed"]
-    assert ended[2].reason == "killed by SIGKILL: began ['dies']"
