@@ -119,6 +119,9 @@ def check_devices(run: PruneConfig) -> None:
     started = started_among()
     agreed = run.devices in (None, started) or started == 1
     require(agreed, "devices", run.devices, f"{started} processes were started; leave it out")
+    if started == 1 and run.ranks > 1 and resolved_device(run.device) == "cuda":
+        here = torch.cuda.device_count()
+        require(run.ranks <= here, "devices", run.devices, f"GPUs here: {here}")
 
 
 def _settings(run: PruneConfig) -> str:

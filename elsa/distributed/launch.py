@@ -27,8 +27,10 @@ def launch(command: list[str], size: int, logs: Path) -> int:
     The first rank speaks to the terminal, the others into `logs`, which stays only if one of them fails. Signals go to
     all of them; a dead one ends the others.
     """
+    made = [folder for folder in (logs, *logs.parents) if not folder.exists()]
     logs.mkdir(parents=True, exist_ok=True)
-    environment = os.environ | {LAUNCHER: str(os.getpid()), "WORLD_SIZE": str(size)}
+    threads = max(1, len(os.sched_getaffinity(0)) // size)
+    environment = {"OMP_NUM_THREADS": str(threads)} | os.environ | {LAUNCHER: str(os.getpid()), "WORLD_SIZE": str(size)}
     environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
     ranks = [_start(command, environment, rank, logs) for rank in range(size)]
     try:
@@ -44,10 +46,10 @@ def launch(command: list[str], size: int, logs: Path) -> int:
                 rank.kill()
                 rank.wait()
     codes = [rank.returncode for rank in ranks]
-    if not any(codes):
-        _remove(logs)
-        return 0
-    return _verdict(ended, alone, logs)
+    code = _verdict(ended, alone, logs) if any(codes) else 0
+    if set(alone.values()) <= {code}:  # all have ended for the same reason
+        _remove(made)
+    return code
 
 
 def _start(command: list[str], environment: dict[str, str], rank: int, logs: Path) -> "subprocess.Popen[bytes]":
@@ -68,23 +70,23 @@ def _wait(ranks: "list[subprocess.Popen[bytes]]") -> None:
 
 
 def _verdict(ended: list[int], alone: dict[int, int], logs: Path) -> int:
-    """The exit code that tells most, and a line for it unless the first rank has said it."""
+    """The exit code that tells most, if the first rank has said why. Raises `RankError` with what another one said."""
     reasons = {number: code for number, code in alone.items() if code != LOST_RANK} or alone
     first = 0 if 0 in reasons else next((number for number in ended if number in reasons), min(reasons, default=1))
     code = reasons.get(first, LOST_RANK)
     if first == 0 and code > 0 and code != LOST_RANK:
-        if set(alone.values()) == {code}:  # all have ended for the same reason
-            _remove(logs)
         return code
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
     said = _last_line(logs / f"{first}.log")
     raise RankError(f"rank {first} {how}{f': {said}' if said else ''}; {logs} has more, the same command goes on", code)
 
 
-def _remove(logs: Path) -> None:
-    shutil.rmtree(logs)
-    with suppress(OSError):  # those of another run are there
-        logs.parent.rmdir()
+def _remove(folders: list[Path]) -> None:
+    """What was made for the logs, the innermost first, as far as nothing else has come into it."""
+    shutil.rmtree(folders[0], ignore_errors=True)
+    for folder in folders[1:]:
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def _last_line(log: Path) -> str:

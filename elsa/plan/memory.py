@@ -1,7 +1,8 @@
 """Bytes of a training run, predicted without memory: the model is built and run on fake tensors.
 
-Weights, moments and ADMM state are counted; activations are what autograd really saves in one forward pass. Left out
-are dropout's masks, the device's own context and the allocator's fragmentation.
+Weights, moments and ADMM state are counted; activations are what autograd really saves in one forward pass. On several
+ranks each holds its rows of everything, and whole what FSDP gathers for its use. Left out are dropout's masks, the
+device's own context and the allocator's fragmentation.
 """
 
 from collections.abc import Callable
@@ -27,6 +28,7 @@ class Shape:
     """What a model's config says: parameters, and bytes that one step's forward pass keeps for the backward pass.
 
     `activations`: of all blocks; `largest_block`: of the one that keeps most; `boundary`: a block's input alone.
+    `block`: parameters of the largest one; `outside`: of those in none (embedding, head, norms).
     """
 
     parameters: int
@@ -37,23 +39,32 @@ class Shape:
     activations: int
     largest_block: int
     boundary: int
+    block: int
+    outside: int
 
 
 @dataclass(frozen=True)
 class Need:
-    """Bytes on one device by kind."""
+    """Bytes on one device by kind.
+
+    `gathered`: parts of others that it holds to work with. `logits`: with the gradient of the head, which is the first.
+    `wire`: what it takes in and sends out in a step, of which nothing stays.
+    """
 
     weights: float
     moments: float
     state: float
+    gathered: float
     gradients: float
     activations: float
     logits: float
+    wire: float = 0.0
 
     @property
     def peak(self) -> float:
         """Activations and gradients trade places during the backward pass, so only the larger counts."""
-        return self.weights + self.moments + self.state + max(self.activations + self.logits, self.gradients)
+        held = self.weights + self.moments + self.state + self.gathered
+        return held + max(self.activations + self.logits, self.gradients)
 
 
 def measure(config: PretrainedConfig, training: Training, weights: str, length: int) -> Shape:
@@ -74,8 +85,10 @@ def measure(config: PretrainedConfig, training: Training, weights: str, length: 
         for hook in hooks:
             hook.remove()
         bounds.append(saved.bytes)
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        of_blocks = [sum(parameter.numel() for parameter in block.parameters()) for block in blocks]
         return Shape(
-            parameters=sum(parameter.numel() for parameter in model.parameters()),
+            parameters=parameters,
             prunable=sum(weight.numel for weight in prunable_weights(model).values()),
             largest=max(parameter.numel() for parameter in model.parameters()),
             blocks=len(blocks),
@@ -83,6 +96,8 @@ def measure(config: PretrainedConfig, training: Training, weights: str, length: 
             activations=saved.bytes,
             largest_block=max(after - before for before, after in pairwise(bounds)),
             boundary=hidden.numel() * hidden.element_size(),
+            block=max(of_blocks),
+            outside=parameters - sum(parameter.numel() for parameter in blocks.parameters()),
         )
 
 
@@ -104,29 +119,52 @@ class _Saved:
 
 
 def need(shape: Shape, training: Training, precision: Precision, length: int, *, state: float, devices: int) -> Need:
-    """Bytes on each of `devices` devices, if weights, moments, ADMM state and gradients are spread evenly over them.
+    """Bytes on each of `devices` ranks, over which weights, moments, ADMM state and gradients are spread evenly.
 
-    `state`: bytes a prunable weight that the method keeps (`Method.state_bytes`). The windows of a step are spread over
-    the devices too.
+    `state`: bytes a prunable weight that the method keeps (`Method.state_bytes`).
     """
     weight = getattr(torch, precision.weights).itemsize
-    tokens = training.batch_size // training.accumulation * length
+    parts = max(training.accumulation, devices)  # of a step; `shape` is that of batch_size / accumulation windows
+    tokens = training.batch_size // parts * length
     activations = shape.activations
     if precision.activation_checkpointing:
         activations = shape.blocks * shape.boundary + shape.largest_block
     logits = min(tokens, precision.loss_chunk or tokens) * shape.vocabulary * _LOGIT_BYTES
     gradients = (shape.largest if precision.gradient_release else shape.parameters) * weight
     update = shape.largest * _UPDATE_BYTES if state > 1 else 0
-    share = 1 / min(devices, max(1, training.batch_size // training.accumulation))
-    copies = 2 if training.distillation else 1  # the dense model too
+    alone, distilled = devices == 1, bool(training.distillation)
+    whole = 0 if alone else max(shape.block, shape.outside) * weight  # a gradient before it is cut, and what is sent
     return Need(
-        weights=copies * shape.parameters * weight / devices,
+        weights=_kept(shape, training, devices) * weight,
         moments=shape.parameters * _MOMENT_BYTES[precision.moments] / devices,
         state=shape.prunable * state / devices,
-        gradients=max(gradients, update) / devices,
-        activations=activations * share,
-        logits=logits * (share if precision.loss_chunk is None else 1),
+        gathered=0 if alone else (shape.outside + 2 * (1 + distilled) * shape.block) * weight,
+        gradients=max(gradients / devices + 2 * whole, update / devices),
+        activations=activations * training.accumulation / parts,
+        logits=logits + shape.largest * weight,
+        wire=0 if alone else _wire(shape, weight, parts // devices, devices, distilled),
     )
+
+
+def _kept(shape: Shape, training: Training, devices: int) -> float:
+    """Weights that a rank keeps: its rows, and those of the dense model that is distilled from, of which the part
+    outside its blocks is whole on every rank.
+    """
+    own, dense = shape.parameters / devices, (shape.parameters - shape.outside) / devices + shape.outside
+    return own + dense if training.distillation else own
+
+
+def bytes_a_weight(shape: Shape, training: Training, found: Need, devices: int) -> float:
+    """Of a prunable weight over all ranks together, its gradient left out."""
+    weight = found.weights / _kept(shape, training, devices)
+    return weight + found.moments * devices / shape.parameters + found.state * devices / shape.prunable
+
+
+def _wire(shape: Shape, weight: int, parts: int, devices: int, distilled: bool) -> float:
+    """Blocks are gathered for both passes, the rest for the first; gradients are sent once. All of it for each part."""
+    blocks = shape.parameters - shape.outside
+    gathered, sent = (2 + distilled) * blocks + shape.outside, shape.parameters
+    return parts * (gathered + sent) * weight * (devices - 1) / devices
 
 
 def advice(given: Need, fits: Callable[[Need], bool], changed: dict[str, Callable[[], Need]]) -> list[tuple[str, Need]]:

@@ -18,7 +18,7 @@ from elsa.config.build import build
 from elsa.config.compose import plain
 from elsa.config.prune import PruneConfig, resolved_device
 from elsa.errors import UserError, require
-from elsa.plan.memory import Need, Shape, advice, measure, need
+from elsa.plan.memory import Need, Shape, advice, bytes_a_weight, measure, need
 from elsa.track.memory import machine_bytes, peak_bytes, reset_peak
 from elsa.train.budget import Training
 from elsa.train.constraint import NoConstraint
@@ -28,7 +28,7 @@ from elsa.train.train import train
 
 _GIB = 2**30
 ShapeOf = Callable[[Training, str], Shape]  # of a training and a dtype of weights
-_KINDS = ("weights", "moments", "state", "gradients", "activations", "logits")
+_KINDS = ("weights", "moments", "state", "gathered", "gradients", "activations", "logits")
 
 
 def plan(composed: DictConfig) -> None:
@@ -129,12 +129,10 @@ def _print(run: PruneConfig, tried: list[tuple[str, Need]], memory: float, shape
         values = [f"{getattr(each, kind) / _GIB:,.{digits}f}" for kind in (*_KINDS, "peak")]
         table.add_row(name, *values, "yes" if each.peak <= memory else "no")
     Console(width=140).print(table)
-    copies = 2 if run.training.distillation else 1
-    per_weight = (tried[-1][1].weights / copies + tried[-1][1].moments) * devices / shape.parameters
-    per_weight += tried[-1][1].state * devices / shape.prunable
+    per_weight = bytes_a_weight(shape, run.training, tried[-1][1], devices)
     print(f"{per_weight:.2f} bytes a prunable weight without gradients in the last row")
     if devices > 1:
-        print("These are the bytes of an even spread over devices; elsa itself trains on one device so far.")
+        print(f"{tried[-1][1].wire / _GIB:,.2f} GiB over the wire a step and device in the last row")
     if tried[-1][1].peak > memory:
         raise UserError(f"plan.device_memory_gib={memory / _GIB:g}: nothing known makes this run fit")
 
