@@ -149,6 +149,7 @@ def _with_moves(register):
 @contextmanager
 def pretended_gpu(monkeypatch) -> Iterator[torch.device]:
     """Inside, `cuda` is there."""
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device=None: torch.zeros(16, dtype=torch.uint8))
     monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device=None: None)

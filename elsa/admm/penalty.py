@@ -10,12 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-
+from elsa.admm.pull import pull_
 from elsa.admm.state import State
 from elsa.errors import require
 from elsa.model.weights import PrunableWeight
-from elsa.train.rounding import rounded
 
 
 class Penalty(ABC):
@@ -129,9 +127,7 @@ class Auto(Penalty):
 
     def after_step(self, weight: PrunableWeight, state: State, step: int, steps: int) -> None:
         """x moves towards z − u by `share` of the distance."""
-        value = weight.value_OI
-        pulled = torch.lerp(value.float(), state.difference().float(), self.share(step, steps))
-        value.copy_(rounded(pulled, value.dtype))
+        pull_(weight.value_OI, state, self.share(step, steps))
 
     def share(self, step: int, steps: int) -> float:
         """The part of its distance to z − u that x covers after step 1 … `steps`."""

@@ -57,6 +57,10 @@ class State(ABC):
     def difference(self) -> torch.Tensor:
         """z − u."""
 
+    def kept(self) -> tuple[torch.Tensor, torch.Tensor | None] | None:
+        """z − u as it is kept, values and scale of fp8; None if it is not kept as one tensor."""
+        return None
+
     @abstractmethod
     def sparse(self) -> torch.Tensor:
         """z."""
@@ -140,6 +144,9 @@ class MergedState(State):
 
     def difference(self) -> torch.Tensor:
         return self._split.read()
+
+    def kept(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        return self._split.values, self._split.scale
 
     def sparse(self) -> torch.Tensor:
         return self._split.read() * self.mask()

@@ -1,7 +1,8 @@
 """The state of a training run on disk: whole or absent, the last few kept, continued only by the very same run.
 
 One process keeps files `step-<step>.pt` in one folder, several ranks together folders `step-<step>`
-(`elsa.distributed.checkpoint`); either goes on from both. SIGTERM and Ctrl-C save and stop, SIGUSR1 saves and goes on.
+(`elsa.distributed.checkpoint`); either goes on from both. With its state on a GPU a single process goes on while the
+file is written, from a copy in memory. SIGTERM and Ctrl-C save and stop, SIGUSR1 saves and goes on.
 """
 
 import logging
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
+from threading import Thread
 from typing import Any, cast
 
 import torch
@@ -34,7 +36,8 @@ class RunCheckpoints:
 
     `fingerprint()`: flat, JSON-like facts about config, model and data. A state that was saved under other facts is
     refused. `seconds_before`: what the run had taken when the state was saved that it goes on from. `ranks`: that hold
-    parts of the state, on `device`; all of them ask the same questions.
+    parts of the state, on `device`; all of them ask the same questions. `background`: whether the file is written while
+    training goes on; None for where the state lies on a GPU, from which it has to be copied anyway.
     """
 
     def __init__(
@@ -45,9 +48,12 @@ class RunCheckpoints:
         fingerprint: Callable[[], dict[str, Any]],
         ranks: Ranks = ONE,
         device: str = "cpu",
+        background: bool | None = None,
     ):
         self._folder, self._every, self._keep, self._fingerprint = folder, 60 * every_minutes, keep, fingerprint
         self._ranks, self._device = ranks, device
+        self._background = ranks.size == 1 and (device == "cuda" if background is None else background)
+        self._writing: Thread | None = None
         self._began = self._saved_at = time.monotonic()
         self.seconds_before = 0.0
         self._received: signal.Signals | None = None
@@ -64,6 +70,7 @@ class RunCheckpoints:
         try:
             yield
         finally:
+            self._settle()
             for each, handler in before.items():
                 signal.signal(each, handler)
         if self._received in _STOPPING:  # too late to be saved by the block
@@ -124,10 +131,26 @@ class RunCheckpoints:
 
     def save(self, step: int, state: dict[str, Any]) -> None:
         """Write the state. A full disk is reported and the run goes on, its last state untouched."""
-        alone = self._ranks.size == 1
-        path = self._folder / f"step-{step:08d}{'.pt' if alone else ''}"
+        self._settle()
         seconds = self.seconds_before + time.monotonic() - self._began
         state = state | {"format": _FORMAT, "fingerprint": self._fingerprint(), "seconds": seconds}
+        if self._background:
+            self._writing = Thread(target=self._write, args=(step, copied(state)))
+            self._writing.start()
+        else:
+            self._write(step, state)
+        self._saved_at, self._read = time.monotonic(), None
+        number = int(self._ranks.max_(torch.tensor(int(self._received or 0))))
+        received, self._received = signal.Signals(number) if number else None, None
+        if received in _STOPPING:
+            self._settle()
+            raise Stopped(
+                received, f"stopped by {received.name} after step {step}; the same command goes on from there"
+            )
+
+    def _write(self, step: int, state: dict[str, Any]) -> None:
+        alone = self._ranks.size == 1
+        path = self._folder / f"step-{step:08d}{'.pt' if alone else ''}"
         try:
             self._ranks.once(self._clear)
             self._broken.clear()
@@ -138,13 +161,12 @@ class RunCheckpoints:
             self._ranks.once(self._remove_old)
         except (OSError, RuntimeError, UserError) as error:  # torch reports a full disk as RuntimeError
             _log.error("%s could not be saved: %s", path, in_one_line(error, 200))
-        self._saved_at, self._read = time.monotonic(), None
-        number = int(self._ranks.max_(torch.tensor(int(self._received or 0))))
-        received, self._received = signal.Signals(number) if number else None, None
-        if received in _STOPPING:
-            raise Stopped(
-                received, f"stopped by {received.name} after step {step}; the same command goes on from there"
-            )
+
+    def _settle(self) -> None:
+        """Wait until what is being written is on disk."""
+        if self._writing is not None:
+            self._writing.join()
+            self._writing = None
 
     def _clear(self) -> None:
         """Remove what killed processes left, and what is broken."""
@@ -162,10 +184,12 @@ class RunCheckpoints:
 
     def kept(self) -> str:
         """Where the last state lies, in words."""
+        self._settle()
         return f"the last good state is {self._files()[-1]}" if self._files() else "no state was saved before"
 
     def discard(self) -> None:
         """Remove all states: the run needs none any more."""
+        self._settle()
         self._ranks.once(self._discard)
 
     def _discard(self) -> None:
@@ -178,6 +202,15 @@ class RunCheckpoints:
     def _files(self) -> list[Path]:
         found = (path for path in self._folder.glob("step-*") if path not in self._broken)
         return sorted(found, key=lambda path: (path.stem, path.name))
+
+
+def copied(tree: Any) -> Any:
+    """A state with copies of its tensors in CPU memory."""
+    if isinstance(tree, dict):
+        return {key: copied(value) for key, value in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return type(tree)(map(copied, tree))
+    return tree.detach().to("cpu", copy=True) if isinstance(tree, torch.Tensor) else tree
 
 
 def _state_in_file(path: Path) -> dict[str, Any]:

@@ -112,7 +112,7 @@ def check_folders(paths: Paths) -> str:
     return f"{paths.outputs} and {paths.cache} can be written to"
 
 
-def check_devices(run: PruneConfig) -> None:
+def check_devices(run: PruneConfig | EvaluateConfig) -> None:
     """Raise `UserError` for a number of devices that is none, or not that of the processes that were started."""
     counted = run.devices is None or 1 <= run.devices <= MOST_DEVICES
     require(counted, "devices", run.devices, f"from 1 to {MOST_DEVICES:,}, or null")

@@ -86,10 +86,18 @@ class PruneConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Tracked:
+    """The part of a run's config that says where its metrics go."""
+
+    tracker: TrackerSource
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
     """Scoring one saved model.
 
-    `dtype` and `begin_with_bos`: null for those of its run; float32 and false for a folder that is none.
+    `devices`: as in `PruneConfig`; each has all of the model, and a share of the windows and tasks. `dtype` and
+    `begin_with_bos`: null for those of its run; float32 and false for a folder that is none.
     """
 
     checkpoint: str
@@ -97,8 +105,14 @@ class EvaluateConfig:
     eval: Evaluation
     paths: Paths
     device: str
+    devices: int | None = None
     dtype: str | None = None
     begin_with_bos: bool | None = None
+
+    @property
+    def ranks(self) -> int:
+        """How many processes share the work."""
+        return self.devices or started_among()
 
     @property
     def model_folder(self) -> Path:

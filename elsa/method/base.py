@@ -40,6 +40,11 @@ class Method(ABC):
         return False
 
     @property
+    def first(self) -> "Method | None":
+        """The method that it lets change the model before it trains, if there is one."""
+        return None
+
+    @property
     def uses_data(self) -> bool:
         """Whether it looks at text, in an order that the seed draws."""
         return True

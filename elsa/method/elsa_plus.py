@@ -49,6 +49,10 @@ class ElsaPlus(Elsa):
     hard: bool = True
 
     @property
+    def first(self) -> Method | None:
+        return self.start
+
+    @property
     def uses_penalty(self) -> bool:
         return not self.hard
 

@@ -33,6 +33,10 @@ class FineTuned(Method):
         return True
 
     @property
+    def first(self) -> Method | None:
+        return self.start if self.start.prunes else None
+
+    @property
     def uses_penalty(self) -> bool:
         return self.start.uses_penalty
 

@@ -20,6 +20,7 @@ from elsa.train.precision import Precision
 
 _LOGIT_BYTES = 16  # bf16 logits and their gradient, their fp32 copy, log-softmax and its gradient
 _MOMENT_BYTES = {"float32": 8.0, "8bit": 2 * (1 + 4 / 256)}
+_GRAMS = 6  # matrices of inputs x inputs that a second-order method works on at once
 _UPDATE_BYTES = 24  # of one tensor in its z/u update: fp32 target, score, copy for the selection, masks
 
 
@@ -28,7 +29,8 @@ class Shape:
     """What a model's config says: parameters, and bytes that one step's forward pass keeps for the backward pass.
 
     `activations`: of all blocks; `largest_block`: of the one that keeps most; `boundary`: a block's input alone.
-    `block`: parameters of the largest one; `outside`: of those in none (embedding, head, norms).
+    `block`: parameters of the largest one; `outside`: of those in none (embedding, head, norms). `matrix`:
+    entries of the largest prunable weight; `inputs`: of the layer with most.
     """
 
     parameters: int
@@ -41,6 +43,8 @@ class Shape:
     boundary: int
     block: int
     outside: int
+    matrix: int
+    inputs: int
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,8 @@ def measure(config: PretrainedConfig, training: Training, weights: str, length: 
             boundary=hidden.numel() * hidden.element_size(),
             block=max(of_blocks),
             outside=parameters - sum(parameter.numel() for parameter in blocks.parameters()),
+            matrix=max(weight.numel for weight in prunable_weights(model).values()),
+            inputs=max(weight.shape_OI[1] for weight in prunable_weights(model).values()),
         )
 
 
@@ -131,7 +137,7 @@ def need(shape: Shape, training: Training, precision: Precision, length: int, *,
         activations = shape.blocks * shape.boundary + shape.largest_block
     logits = min(tokens, precision.loss_chunk or tokens) * shape.vocabulary * _LOGIT_BYTES
     gradients = (shape.largest if precision.gradient_release else shape.parameters) * weight
-    update = shape.largest * _UPDATE_BYTES if state > 1 else 0
+    update = shape.matrix * _UPDATE_BYTES if state > 1 else 0
     alone, distilled = devices == 1, bool(training.distillation)
     whole = 0 if alone else max(shape.block, shape.outside) * weight  # a gradient before it is cut, and what is sent
     return Need(
@@ -158,6 +164,19 @@ def bytes_a_weight(shape: Shape, training: Training, found: Need, devices: int) 
     """Of a prunable weight over all ranks together, its gradient left out."""
     weight = found.weights / _kept(shape, training, devices)
     return weight + found.moments * devices / shape.parameters + found.state * devices / shape.prunable
+
+
+def before_training(shape: Shape, weight: int, length: int, *, budget: bool) -> float:
+    """Bytes on a device for a layer-wise method that prunes the model first, in weights of `weight` bytes.
+
+    `shape`: of one window without autocast. `budget`: whether it places one budget by the gradients of the model's
+    loss, which takes their squares and the activations of a window. Otherwise what a layer's inputs say is all there is
+    beside the weights: a Gram matrix and its factors, fp32.
+    """
+    weights = shape.parameters * weight
+    if not budget:
+        return weights + _GRAMS * 4 * shape.inputs**2
+    return weights + 4 * shape.prunable + shape.activations + length * shape.vocabulary * _LOGIT_BYTES
 
 
 def _wire(shape: Shape, weight: int, parts: int, devices: int, distilled: bool) -> float:

@@ -1,6 +1,9 @@
-"""`elsa evaluate checkpoint=<folder>`: score a saved model, and add that to its run's record if it is that of a run."""
+"""`elsa evaluate checkpoint=<folder>`: score a saved model. If it is that of a run, its record and its tracker (so the
+very run at Weights & Biases) get the scores too, whatever has pruned it and wherever.
+"""
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +15,19 @@ from elsa.config.build import build
 from elsa.config.checks import check_evaluate
 from elsa.config.compose import plain
 from elsa.config.identity import evaluation_key
-from elsa.config.prune import EvaluateConfig, resolved_device
+from elsa.config.prune import EvaluateConfig, Tracked, resolved_device
 from elsa.data.windows import WindowReader
-from elsa.evaluation.base import Subject
+from elsa.distributed.ranks import ONE, Ranks
+from elsa.evaluation.base import Subject, summary_of
 from elsa.files import content_hash, file_hash, file_name
 from elsa.model.loading import Pretrained, limits
 from elsa.model.weights import prunable_weights
 from elsa.record.environment import environment
 from elsa.record.record import Record, evaluation_of, read_record, scored, write_record
-from elsa.report.table import print_zero_shot
+from elsa.report.table import print_zero_shot, score_tables
 from elsa.run.job import Finished, alone
+from elsa.run.shared import joined, launched
+from elsa.track import Outcome, TrackedRun
 
 
 def evaluate(composed: DictConfig) -> None:
@@ -29,29 +35,49 @@ def evaluate(composed: DictConfig) -> None:
     config = plain(composed)
     run = build(EvaluateConfig, config)
     hub.use_mirror(run.paths.mirror)
-    finished = score(run, config)
-    _print(finished.record)
-    print(f"record {finished.folder}/result.json")
+    if launched(run, "evaluate"):
+        return
+    with joined(run) as ranks:
+        finished = score(run, config, ranks)
+        if ranks.first:
+            _print(finished.record)
+            print(f"record {finished.folder}/result.json")
 
 
-def score(run: EvaluateConfig, config: dict[str, Any]) -> Finished:
+def score(run: EvaluateConfig, config: dict[str, Any], ranks: Ranks = ONE) -> Finished:
     """Load, evaluate, and add the scores to the record of the run, or to a new one; what is there is not done again.
 
-    `config` is the resolved config of `run`.
+    `config` is the resolved config of `run`. `ranks`: that share the windows and tasks.
     """
-    check_evaluate(run)
-    folder = next((each for each in _folders(run) if os.path.lexists(each / "result.json")), None)
+    ranks.once(lambda: check_evaluate(run))
+    folder = ranks.once(lambda: next((each for each in _folders(run) if os.path.lexists(each / "result.json")), None))
+    key = ranks.once(lambda: str(evaluation_key(run.eval, Path(run.paths.cache))))
     if folder is None:
-        record = _scored(run, config, None)
+        record = _scored(run, config, None, key, ranks)
         folder = Path(run.paths.outputs) / "evaluations" / record["name"]
-        write_record(folder, record)
+        ranks.once(partial(write_record, folder, record))
     else:
-        with alone(folder):
-            record = _scored(run, config, read_record(folder))
-            write_record(folder, record)
-    evaluation = evaluation_of(record, str(evaluation_key(run.eval, Path(run.paths.cache))))
+        with alone(folder, ranks):
+            before = ranks.once(partial(read_record, folder))
+            record = _scored(run, config, before, key, ranks)
+            if ranks.first and record is not before:
+                write_record(folder, record)
+                _track(folder, record)
+    evaluation = evaluation_of(record, key)
     assert evaluation is not None, "it was just added"
     return Finished(folder, scored(record, evaluation))
+
+
+def _track(folder: Path, record: Record) -> None:
+    """Tell the run's tracker of its last evaluation."""
+    config, evaluation = record["config"], record["evaluations"][-1]
+    if "tracker" not in config:  # of a folder that no run left
+        return
+    source = build(Tracked, {"tracker": config["tracker"]}).tracker
+    labels = {key: record[key] for key in ("model", "method", "pattern", "seed")}
+    labels |= {"sparsity": record["sparsity"]["asked"]}
+    tracker = source.open(TrackedRun(folder=folder, name=record["name"], labels=labels, config=config, step=None))
+    tracker.close(Outcome(summary=summary_of(evaluation), tables=score_tables(scored(record, evaluation))))
 
 
 def _folders(run: EvaluateConfig) -> tuple[Path, Path]:
@@ -59,10 +85,9 @@ def _folders(run: EvaluateConfig) -> tuple[Path, Path]:
     return run.model_folder.parent, Path(run.checkpoint)
 
 
-def _scored(run: EvaluateConfig, config: dict[str, Any], record: Record | None) -> Record:
+def _scored(run: EvaluateConfig, config: dict[str, Any], record: Record | None, key: str, ranks: Ranks) -> Record:
     """The record with this evaluation: that of the run, or a new one for a folder that no run left."""
     cache = Path(run.paths.cache)
-    key = str(evaluation_key(run.eval, cache))
     if record is not None and evaluation_of(record, key):
         return record
     before: dict[str, Any] = (
@@ -71,12 +96,12 @@ def _scored(run: EvaluateConfig, config: dict[str, Any], record: Record | None) 
     bos = before.get("begin_with_bos", False) if run.begin_with_bos is None else run.begin_with_bos
     dtype = run.dtype or before["dtype"] or "float32"
     source = Pretrained(name=_name(run), path=str(run.model_folder), dtype=dtype, begin_with_bos=bos)
-    source.check()
+    ranks.once(source.check)
     device = resolved_device(run.device)
-    model, tokenizer = source.load(cache, device)
+    model, tokenizer = ranks.all_or_none(lambda: source.load(cache, device))
     reader = WindowReader(tokenizer=tokenizer, cache=cache, begin_with_bos=bos, **limits(model))
-    prepared = run.eval.prepare(reader)
-    scores = run.eval.evaluate(Subject(model=model, tokenizer=tokenizer, cache=cache), prepared)
+    prepared = ranks.first_then_all(lambda: run.eval.prepare(reader))
+    scores = run.eval.evaluate(Subject(model=model, tokenizer=tokenizer, cache=cache, ranks=ranks), prepared)
     evaluation = {"key": key, "config": config["eval"], "environment": environment(device)} | scores
     record = record or _described(run, config, model)
     return record | {"evaluations": [*record["evaluations"], evaluation]}

@@ -37,7 +37,7 @@ from elsa.files import (
 )
 from elsa.method.base import Task
 from elsa.method.dense import Dense
-from elsa.model.loading import Pretrained, limits
+from elsa.model.loading import ModelSource, Pretrained, limits
 from elsa.model.weights import Coverage, prunable_weights
 from elsa.record.environment import environment
 from elsa.record.key import Key
@@ -223,7 +223,14 @@ class _Job:
             except UserError as error:
                 _log.error("%s: %s; pruning again", where, error)
                 pruned = None
-        return pruned, *self._ranks.all_or_none(lambda: run.model.load(cache, self._device))
+        return pruned, *self._ranks.all_or_none(lambda: self._to_prune.load(cache, self._device))
+
+    @property
+    def _to_prune(self) -> ModelSource:
+        """The model to prune; in bf16 at once if it is trained in it and nothing comes before that."""
+        run = self._run
+        at_once = run.method.trains and run.method.first is None and run.model.dtype == "float32"
+        return dataclasses.replace(run.model, dtype=run.precision.weights) if at_once else run.model
 
     def _track(self, step: int | None) -> Tracker:
         folder, name = self._folder, self._folder.name

@@ -18,7 +18,7 @@ from elsa.config.build import build
 from elsa.config.compose import plain
 from elsa.config.prune import PruneConfig, resolved_device
 from elsa.errors import UserError, require
-from elsa.plan.memory import Need, Shape, advice, bytes_a_weight, measure, need
+from elsa.plan.memory import Need, Shape, advice, before_training, bytes_a_weight, measure, need
 from elsa.track.memory import machine_bytes, peak_bytes, reset_peak
 from elsa.train.budget import Training
 from elsa.train.constraint import NoConstraint
@@ -39,6 +39,7 @@ def plan(composed: DictConfig) -> None:
     shape_of, memory = _measuring(run), _memory(run)
     tried = advice(_need(run, shape_of, {}), lambda each: each.peak <= memory, _changes(run, shape_of))
     _print(run, tried, memory, shape_of(run.training, run.precision.weights))
+    _print_first(run, shape_of, memory)
     if run.plan.dry_run_steps:
         _dry_run(run, resolved_device(run.device))
 
@@ -135,6 +136,23 @@ def _print(run: PruneConfig, tried: list[tuple[str, Need]], memory: float, shape
         print(f"{tried[-1][1].wire / _GIB:,.2f} GiB over the wire a step and device in the last row")
     if tried[-1][1].peak > memory:
         raise UserError(f"plan.device_memory_gib={memory / _GIB:g}: nothing known makes this run fit")
+
+
+def _print_first(run: PruneConfig, shape_of: ShapeOf, memory: float) -> None:
+    """What the method takes that prunes before the training; every device holds all of the model for it."""
+    first = run.method.first
+    if first is None:
+        return
+    one_window = dataclasses.replace(run.training, batch_size=1, accumulation=1, autocast="none")
+    budget = run.sparsity.allocation == "global" and first.uses_data
+    shape, weight = shape_of(one_window, run.model.dtype), getattr(torch, run.model.dtype).itemsize
+    needed = before_training(shape, weight, _length(run), budget=budget)
+    print(f"{first.label} before it: {needed / _GIB:,.1f} GiB, with model.dtype={run.model.dtype}")
+    if needed > memory:
+        raise UserError(
+            f"model.dtype={run.model.dtype}: {first.label}, which comes before the training, needs "
+            f"{needed / _GIB:,.1f} GiB; set bfloat16, or sparsity.allocation=uniform"
+        )
 
 
 def _dry_run(run: PruneConfig, device: str) -> None:

@@ -64,6 +64,8 @@ class Loop:
         Raises `UserError` when the loss diverges or stops being a number; no such state is saved.
         """
         training, checkpoints, probe_every = self._training, self._task.checkpoints, self._task.probe_every
+        if self._device.type == "cuda" and torch.cuda.is_available():
+            windows_NL = windows_NL.pin_memory()  # so that no copy of a batch waits for the device
         saved = checkpoints.latest()
         done = 0 if saved is None else self._restore(saved)
         del saved
@@ -123,7 +125,7 @@ class Loop:
         losses, sums = list[torch.Tensor](), self._parts.gathered()
         for number, part in enumerate(self._parts.mine(batch_NL)):
             self._parts.seed(step, number)
-            ids = part.to(self._device, torch.long)
+            ids = part.to(self._device, non_blocking=True).long()
             with self._autocast():
                 loss = self._call(
                     next_token_loss, ids, self._precision.loss_chunk, self._teacher, self._training.distillation

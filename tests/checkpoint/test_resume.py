@@ -5,6 +5,7 @@ import errno
 import os
 import pickle
 import signal
+import threading
 
 import pytest
 import torch
@@ -59,6 +60,32 @@ def prune(method, windows, precision="elsa", kept=None, family="llama"):
 def assert_same(left, right):
     assert left.keys() == right.keys()
     assert all(torch.equal(left[key], right[key]) for key in left)
+
+
+def test_a_state_is_written_while_training_goes_on(tmp_path, windows, monkeypatch):
+    expected, _, _ = prune("elsa", windows)
+    began, may_end, save = threading.Event(), threading.Event(), torch.save
+
+    def slow(state, path):
+        began.set()
+        assert may_end.wait(30)
+        save(state, path)
+
+    monkeypatch.setattr(torch, "save", slow)
+    kept, weights = RunCheckpoints(tmp_path, 0, 2, dict, background=True), torch.ones(3)
+    kept.save(1, {"step": 1, "weights": [weights]})
+    assert began.wait(30)
+    assert not list(tmp_path.glob("step-*"))
+    weights.zero_()  # training goes on
+    may_end.set()
+    assert kept.kept() == f"the last good state is {tmp_path / 'step-00000001.pt'}"
+    assert torch.equal(RunCheckpoints(tmp_path, 0, 2, dict).latest()["weights"][0], torch.ones(3))
+    with pytest.raises(PowerLoss):
+        prune("elsa", windows, kept=Interrupted(tmp_path / "run", 0, 2, dict, at=5))
+    goes_on = RunCheckpoints(tmp_path / "run", 0, 2, dict, background=True)
+    result, _, _ = prune("elsa", windows, kept=goes_on)
+    assert_same(result, expected)
+    assert goes_on.kept().endswith("step-00000008.pt")
 
 
 @pytest.mark.parametrize("method", ["elsa", "finetuned"])

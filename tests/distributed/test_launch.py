@@ -1,5 +1,6 @@
 """Several processes as one command: how it ends, what it says, and that nothing is left behind."""
 
+import json
 import os
 import signal
 import subprocess
@@ -129,9 +130,20 @@ def test_processes_that_torchrun_has_started_join(base):
     command = ["-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "elsa", *few, *base]
     out, error = launched(command).communicate(timeout=120)
     assert out.count("record outputs/runs/small-wanda-2of4") == 1, error
-    _, record = of("wanda")
+    folder, record = of("wanda")
     assert record["devices"] == 2
     assert record["sparsity"]["counted"] == 0.5
+    again = ["-m", "elsa", "evaluate", f"checkpoint={folder}", *base[3:], "eval.windows=7"]
+    one, _ = launched(again).communicate(timeout=60)
+    path = folder / "result.json"
+    kept = json.loads(path.read_text())["evaluations"][1]
+    path.write_text(
+        json.dumps(json.loads(path.read_text()) | {"evaluations": json.loads(path.read_text())["evaluations"][:1]})
+    )
+    two, error = launched([*again, "devices=2"]).communicate(timeout=60)
+    assert two == one, error
+    _, found = json.loads(path.read_text())["evaluations"]
+    assert found["perplexity"] == kept["perplexity"]  # the same bits
 
 
 def test_a_mistake_is_one_line_of_the_first_rank(base):

@@ -9,7 +9,7 @@ from elsa.config.build import build
 from elsa.config.compose import compose
 from elsa.config.prune import PruneConfig
 from elsa.model.weights import prunable_weights
-from elsa.plan.memory import Need, Shape, advice, bytes_a_weight, measure, need
+from elsa.plan.memory import Need, Shape, advice, before_training, bytes_a_weight, measure, need
 from elsa.sparsity.pattern import Pattern
 from tests.conftest import CONFIGS, random_model
 from tests.method.methods import METHODS, PRECISION, TRAINING
@@ -73,7 +73,7 @@ def test_each_way_to_save_memory_saves_where_it_says():
 
 SHAPE = Shape(
     parameters=1000, prunable=800, largest=100, blocks=4, vocabulary=50, activations=9000, largest_block=3000,
-    boundary=500, block=150, outside=400,
+    boundary=500, block=150, outside=400, matrix=80, inputs=10,
 )  # fmt: skip
 
 
@@ -92,7 +92,7 @@ def test_bytes_by_hand():
         loss_chunk=8,
     )  # fmt: skip
     assert need(shape, training, low, 16, state=3.0, devices=1) == Need(
-        weights=2000, moments=2000 * (1 + 4 / 256), state=2400, gathered=0, gradients=100 * 24,
+        weights=2000, moments=2000 * (1 + 4 / 256), state=2400, gathered=0, gradients=80 * 24,
         activations=4 * 500 + 3000, logits=8 * 50 * 16 + 100 * 2,
     )  # fmt: skip
     assert need(shape, training, low, 16, state=0.0, devices=1).gradients == 100 * 2  # no z and u to update
@@ -115,6 +115,11 @@ def test_bytes_of_a_rank_by_hand():
     assert distilled.gathered == two.gathered + 4 * 2 * 150
     assert distilled.wire == two.wire + 4 * 600 / 2
     assert bytes_a_weight(SHAPE, training, two, 2) == bytes_a_weight(SHAPE, training, spread, 8) == 4 + 8 + 4.25
+
+
+def test_what_prunes_before_the_training_is_planned_too():
+    assert before_training(SHAPE, 4, 16, budget=False) == 4000 + 6 * 4 * 10**2
+    assert before_training(SHAPE, 2, 16, budget=True) == 2000 + 4 * 800 + 9000 + 16 * 50 * 16
 
 
 def test_distillation_needs_the_dense_model_too():

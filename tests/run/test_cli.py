@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from elsa.record.record import read_record, views
+from elsa.track.none import NoTracker
 from tests.run.runs import of, records
 from tests.track.leet import logged
 
@@ -168,6 +169,31 @@ def test_evaluate_scores_a_run_folder_as_the_run_did(elsa, corpus):
     assert code == 0
     assert f"perplexity {record['perplexity']['held_out']['perplexity']:.4f}" in out
     assert of("magnitude")[1] == record
+
+
+def test_evaluate_tells_the_tracker_of_the_run(elsa, corpus, monkeypatch):
+    elsa("method=wanda", "method.calibration_windows=6", "sparsity=2of4")
+    folder, _ = of("wanda")
+    opened, closed = [], []
+
+    class Kept(NoTracker):
+        def open(self, run):
+            opened.append(run)
+            return self
+
+        def close(self, outcome):
+            closed.append(outcome)
+
+    monkeypatch.setattr("elsa.track.jsonl.Jsonl.open", lambda self, run: Kept().open(run))
+    asked = ["evaluate", f"checkpoint={folder}", *corpus, "eval.windows=3"]
+    assert elsa(*asked, model=False)[0] == 0
+    assert [(run.folder, run.name, run.step, run.labels["method"]) for run in opened] == [
+        (folder, folder.name, None, "wanda")
+    ]
+    scores = read_record(folder)["evaluations"][-1]["perplexity"]
+    assert closed[0].summary == {f"perplexity/{name}": score["perplexity"] for name, score in scores.items()}
+    elsa(*asked, model=False)
+    assert len(opened) == 1  # what is there is not told again
 
 
 def test_evaluate_leaves_a_record_of_a_folder_that_no_run_left(elsa, corpus, saved_model):
