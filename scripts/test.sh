@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Install if need be and run every check: style, import order, types, tests. Arguments go to pytest.
+# Install if need be and run every check: style, import order, types, tests on two processes. Arguments go to pytest.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bash scripts/setup.sh test
@@ -7,4 +7,4 @@ bash scripts/setup.sh test
 .venv/bin/ruff format --check .
 .venv/bin/lint-imports
 .venv/bin/mypy
-.venv/bin/python -m pytest "$@"
+OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses 2 --dist loadfile "$@"

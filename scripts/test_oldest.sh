@@ -10,4 +10,4 @@ grep -viE '^(transformers|tokenizers|huggingface_hub)==' constraints.txt > "$pin
 echo "transformers==$oldest.0" >> "$pinned"
 .venv-oldest/bin/python -m pip install --quiet --constraint "$pinned" --editable ".[test]"
 cd tests
-../.venv-oldest/bin/python -m pytest "$@" admm checkpoint data evaluation layerwise method model plan train test_api.py run/test_golden.py
+OMP_NUM_THREADS=1 ../.venv-oldest/bin/python -m pytest --numprocesses 2 --dist loadfile "$@" admm checkpoint data evaluation layerwise method model plan train test_api.py run/test_golden.py

@@ -7,6 +7,7 @@ os.environ["WANDB_MODE"] = "offline"
 os.environ["TORCHDYNAMO_DISABLE"] = "1"  # torchao's Adam compiles for every shape: seconds each
 os.environ.pop("WANDB_API_KEY", None)
 
+import copy
 import socket
 from typing import NamedTuple
 
@@ -58,7 +59,7 @@ CONFIGS = {
 def random_model(family: str, seed: int = 0):
     """An untrained model of a family, weights drawn with `seed`, large enough that activations matter."""
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(CONFIGS[family]).eval()
+    model = AutoModelForCausalLM.from_config(copy.deepcopy(CONFIGS[family])).eval()  # a model may change its config
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() >= 2:

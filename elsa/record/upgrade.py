@@ -8,7 +8,8 @@ _MOVED = {
 }  # fmt: skip
 _RENAMED = {"init": "start", "init_weights": "start_weights"}  # keys of Elsa+
 _ADDED: dict[str, dict[str, Any]] = {  # knobs that came later, with the value that changes nothing
-    "ElsaPlus": {"dual_step": 1.0, "dual_from": 0.0, "dual_limit": None}, "Training": {"distinct_windows": None},
+    "ElsaPlus": {"dual_step": 1.0, "dual_from": 0.0, "dual_limit": None},
+    "Training": {"distinct_windows": None, "fixed_order": False},
     "Text": {"held_out": 0.0, "column": "text"},
 }  # fmt: skip
 _NO_SETTINGS = {"probe_every", "activations", "device", "checkpoint", "plan"}  # once counted, without effect

@@ -49,7 +49,8 @@ class RayTasks(Workers):
             ray.init(address=wanted.address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         except ConnectionError as error:
             raise UserError(
-                f"hydra.launcher.address={wanted.address}: no Ray cluster ({in_one_line(error, 100)})"
+                f"hydra.launcher.address={wanted.address}: no Ray cluster that lets this process in "
+                f"({in_one_line(error, 100)}); `ray start` has printed its address, RAY_AUTH_MODE=token may be wanted"
             ) from error
         self._refuse_too_much(wanted, ray.cluster_resources())  # type: ignore[no-untyped-call]
         task = ray.remote(execute)

