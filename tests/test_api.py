@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import elsa
+from elsa.errors import UserError
 from elsa.model.weights import prunable_weights
 from tests.conftest import random_model
 from tests.method.methods import TRAINING
@@ -127,3 +128,8 @@ def test_the_readme_works_as_printed(here):
     perplexity, sparsity, folder = printed.stdout.splitlines()[-1].split()
     assert (float(perplexity), float(sparsity)) == (pytest.approx(19.68, rel=0.03), pytest.approx(0.5, abs=1e-3))
     assert (here / folder / "model").is_dir()
+
+
+def test_a_run_that_others_would_share_is_not_begun_alone(saved_model):
+    with pytest.raises(UserError, match=r"^devices=2: it runs in 1 here; start it with elsa, torchrun or srun"):
+        elsa.prune(saved_model, "magnitude", overrides=["devices=2"])

@@ -28,10 +28,13 @@ _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux's prctl
 
 
 class Ranks:
-    """`rank` of `size` processes. `store`: of torch.distributed, where one leaves what others wait for."""
+    """`rank` of `size` processes, each with a `device` of its own.
 
-    def __init__(self, rank: int = 0, size: int = 1, store: "dist.Store | None" = None):
-        self.rank, self.size, self._store = rank, size, store
+    `store`: of torch.distributed, where one leaves what others wait for.
+    """
+
+    def __init__(self, rank: int = 0, size: int = 1, store: "dist.Store | None" = None, device: str = "cpu"):
+        self.rank, self.size, self._store, self.device = rank, size, store, device
         self._asked = itertools.count()
 
     @property
@@ -161,7 +164,7 @@ def join(device: str) -> Ranks:
     dist.init_process_group(
         backend, store=dist.PrefixStore("group", store), rank=rank, world_size=size, timeout=timedelta(days=1)
     )
-    return Ranks(rank, size, dist.PrefixStore("elsa", store))
+    return Ranks(rank, size, dist.PrefixStore("elsa", store), device)
 
 
 def _die_with_parent() -> None:

@@ -114,8 +114,9 @@ def _chunk(tensor: torch.Tensor, mesh: DeviceMesh, dim: int) -> torch.Tensor:
 
 
 class Spread:
-    """A model as all ranks hold it together. `fixed_order`: gradients are summed as a balanced tree over the ranks.
+    """A model, wherever it lies, as all ranks hold it together on their devices.
 
+    `fixed_order`: gradients are summed as a balanced tree over the ranks.
     `blocks`: those whose weights are whole only while they work; what is outside is so during the whole of a pass.
     `columns`: parameters stored as [I, O], which are spread by columns so that the rows of the weight are.
     """
@@ -130,8 +131,7 @@ class Spread:
         fixed_order: bool,
     ):
         parameters = dict(model.named_parameters())
-        device = next(iter(parameters.values())).device
-        mesh = init_device_mesh(device.type, (ranks.size,))
+        mesh = init_device_mesh(ranks.device, (ranks.size,))
         transposed = {id(parameters[name]) for name in columns}
         for name in columns:
             if parameters[name].shape[1] % ranks.size:
@@ -159,12 +159,9 @@ class Spread:
         return result
 
 
-def spread_blocks(blocks: Iterable[nn.Module], device: torch.device, ranks: Ranks) -> None:
-    """Spread the weights of blocks that are only read, each block's whole only while it works; they may lie anywhere.
-
-    Two blocks are whole at once on `device`.
-    """
-    mesh = init_device_mesh(device.type, (ranks.size,))
+def spread_blocks(blocks: Iterable[nn.Module], ranks: Ranks) -> None:
+    """Spread the weights of blocks that are only read over the ranks' devices, each block's whole while it works."""
+    mesh = init_device_mesh(ranks.device, (ranks.size,))
     for block in _separate(blocks):
         fully_shard(block, mesh=mesh, reshard_after_forward=True)
 

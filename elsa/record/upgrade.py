@@ -3,7 +3,7 @@
 from typing import Any
 
 _MOVED = {
-    "elsa.admm.training.": "elsa.train.budget.", "elsa.admm.precision.": "elsa.train.precision.",
+    "elsa.admm.loop.": "elsa.train.budget.", "elsa.admm.training.": "elsa.train.budget.", "elsa.admm.precision.": "elsa.train.precision.",
     "elsa.evaluate.": "elsa.evaluation.",
 }  # fmt: skip
 _RENAMED = {"init": "start", "init_weights": "start_weights"}  # keys of Elsa+

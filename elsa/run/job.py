@@ -1,6 +1,7 @@
 """One pruning run from checked config to record: load, prune, save, count, evaluate, in that order."""
 
 import dataclasses
+import gc
 import logging
 import random
 import time
@@ -23,7 +24,7 @@ from elsa.config.prune import PruneConfig, resolved_device
 from elsa.data.windows import WindowReader, windows_hash
 from elsa.distributed.ranks import ONE, Ranks
 from elsa.distributed.sharding import gathered
-from elsa.errors import UserError
+from elsa.errors import UserError, require
 from elsa.evaluation.base import Subject, paired, summary_of
 from elsa.files import (
     explained,
@@ -68,6 +69,8 @@ def run_with_dense(run: PruneConfig, config: dict[str, Any], ranks: Ranks = ONE)
     `ranks`: that share the work. The first of them alone reads and writes the run's folder, but for the state of a
     training.
     """
+    alone = f"it runs in {ranks.size} here; start it with elsa, torchrun or srun"
+    require(run.ranks == ranks.size, "devices", run.ranks, alone)
     covered = ranks.once(lambda: check_prune(run))
     finished = [run_alone(*dense_of(run, config), covered, None, ranks)]
     if not isinstance(run.method, Dense):
@@ -181,6 +184,7 @@ class _Job:
                 pruned = _with_scores_of(record, self._prune_and_save(model, tokenizer, reader, tracker, covered))
                 if ranks.size > 1 and run.method.trains:  # each has rows of it alone
                     del model
+                    gc.collect()  # FSDP's hooks and its modules know each other
                     pruned, model, tokenizer = self._load(pruned)
             with self._timed("evaluate"):
                 subject = Subject(model=model, tokenizer=tokenizer, cache=cache, ranks=ranks)
@@ -223,7 +227,13 @@ class _Job:
             except UserError as error:
                 _log.error("%s: %s; pruning again", where, error)
                 pruned = None
-        return pruned, *self._ranks.all_or_none(lambda: self._to_prune.load(cache, self._device))
+        return pruned, *self._ranks.all_or_none(lambda: self._to_prune.load(cache, self._first_place))
+
+    @property
+    def _first_place(self) -> str:
+        """The device; CPU memory where nothing comes before a training that brings each rank its rows to the device."""
+        method = self._run.method
+        return "cpu" if self._ranks.size > 1 and method.trains and method.first is None else self._device
 
     @property
     def _to_prune(self) -> ModelSource:

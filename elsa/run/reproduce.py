@@ -23,6 +23,7 @@ from elsa.run.job import dense_of, run_alone
 _FRESH = {  # keys that a record may lack, and that decide no number of it
     "device": "auto", "activations": "auto", "checkpoint": {}, "probe_every": 0, "reuse": "same_code", "plan": {},
     "tracker": {"_target_": "elsa.track.jsonl.Jsonl"}, "penalty": {"_target_": "elsa.admm.penalty.Auto"},
+    "precision": {"_target_": "elsa.train.precision.Precision"},
 }  # fmt: skip
 
 
@@ -43,8 +44,7 @@ def _run(record: Record, paths: dict[str, Any], where: str) -> Record:
     """The same run anew; for zero-shot scores the dense model's too, which they are paired with."""
     if record["method"] == "checkpoint":
         raise UserError(f"{where}: it scored a folder that no run left, so there is no run to do again")
-    evaluation = record["evaluations"][0]
-    config = _FRESH | record["config"] | {"paths": paths, "eval": evaluation["config"]}
+    evaluation, config = record["evaluations"][0], config_of(record, paths)
     try:
         run = build(PruneConfig, config)
     except UserError as error:
@@ -53,6 +53,13 @@ def _run(record: Record, paths: dict[str, Any], where: str) -> Record:
     if "zero_shot" in evaluation and not isinstance(run.method, Dense):
         dense = run_alone(*dense_of(run, config), covered, None)
     return run_alone(run, config, covered, dense).record
+
+
+def config_of(record: Record, paths: dict[str, Any]) -> dict[str, Any]:
+    """That of the same run in one process, with its first evaluation."""
+    here = {"paths": paths, "eval": record["evaluations"][0]["config"], "devices": None, "plan": {}}
+    config: dict[str, Any] = _FRESH | record["config"] | here
+    return config
 
 
 def _found(where: str) -> Record:
@@ -82,6 +89,8 @@ def _compare(record: Record, again: Record) -> None:
         return
     reasons = [f"the data {key} are others" for key, value in record.get("data_sha256", {}).items()
                if again["data_sha256"].get(key) != value]  # fmt: skip
+    if (devices := record.get("devices", 1)) != 1:
+        reasons.append(f"devices was {devices} and is 1")
     reasons += differences(record["environment"], environment(again["device"]))
     raise UserError(f"reproduce: the bits differ; {'; '.join(reasons) or 'nothing that is recorded explains it'}")
 

@@ -34,12 +34,12 @@ def train(
     """
     windows_NL = task.training.windows(task.windows)
     with task.precision.applied(model):
-        device, columns = next(model.parameters()).device, _columns(model)
+        columns = _columns(model)
         spread = None if task.ranks.size == 1 else _spread(model, columns, task)
         optimizer = Optimizer(trainable(model), task.training, task.precision)
         constraint = constrain(optimizer)
         if teacher is not None:
-            _place(teacher, device, task)
+            _place(teacher, optimizer.device, task)
         loop = Loop(
             model, optimizer, constraint, task, teacher, facts, None if spread is None else spread.call, columns
         )
@@ -61,7 +61,7 @@ def _spread(model: nn.Module, columns: set[str], task: TrainingTask) -> Spread:
 def _place(teacher: nn.Module, device: torch.device, task: TrainingTask) -> None:
     """Bring it to the device, its blocks spread over the ranks if there are several."""
     if task.ranks.size > 1:
-        spread_blocks(decoder_blocks(teacher), device, task.ranks)
+        spread_blocks(decoder_blocks(teacher), task.ranks)
     teacher.to(device)
 
 

@@ -6,6 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from elsa.config.build import build
+from elsa.config.prune import PruneConfig
+from elsa.record.record import read_records
+from elsa.run.reproduce import config_of
 from tests.run.runs import of
 
 TRAINING = ["training.steps=6", "training.batch_size=2", "training.learning_rate=1e-3", "method.interval=2"]
@@ -75,3 +79,15 @@ def test_a_record_names_what_decides_its_bits(elsa):
     assert environment["cpu"]
     assert environment["cpu_instructions"] == torch.backends.cpu.get_cpu_capability()
     assert (environment["device"], environment["gpu"]) == ("cpu", None)
+
+
+RESULTS = Path(__file__).parents[2] / "docs/results"
+
+
+@pytest.mark.parametrize("records", sorted(RESULTS.glob("*/records.jsonl")), ids=lambda path: path.parent.name)
+def test_every_committed_record_is_that_of_a_run_of_today(records, tmp_path):
+    paths = {"outputs": str(tmp_path), "cache": str(tmp_path), "mirror": None}
+    for record in read_records(records):
+        run = build(PruneConfig, config_of(record, paths))
+        assert run.method.label == record["method"]
+        assert run.seed == record["seed"]
