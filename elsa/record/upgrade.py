@@ -3,8 +3,8 @@
 from typing import Any
 
 _MOVED = {
-    "elsa.admm.loop.": "elsa.train.budget.", "elsa.admm.training.": "elsa.train.budget.", "elsa.admm.precision.": "elsa.train.precision.",
-    "elsa.evaluate.": "elsa.evaluation.",
+    "elsa.admm.loop.": "elsa.train.budget.", "elsa.admm.training.": "elsa.train.budget.",
+    "elsa.admm.precision.": "elsa.train.precision.", "elsa.evaluate.": "elsa.evaluation.",
 }  # fmt: skip
 _RENAMED = {"init": "start", "init_weights": "start_weights"}  # keys of Elsa+
 _ADDED: dict[str, dict[str, Any]] = {  # knobs that came later, with the value that changes nothing
