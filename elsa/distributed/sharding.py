@@ -39,7 +39,8 @@ def rows_like(part: torch.Tensor, like_OI: torch.Tensor) -> torch.Tensor:
         return part
     shape = torch.Size((like_OI.shape[0], *part.shape[1:]))
     stride = torch.empty(shape, device="meta").stride()
-    return DTensor.from_local(part, like_OI.device_mesh, [Shard(0)], run_check=False, shape=shape, stride=stride)
+    mesh = like_OI.device_mesh
+    return DTensor.from_local(part.contiguous(), mesh, [Shard(0)], run_check=False, shape=shape, stride=stride)
 
 
 def rows_of(saved: torch.Tensor, like_OI: torch.Tensor) -> torch.Tensor:
@@ -107,10 +108,13 @@ def gathered(model: nn.Module, ranks: Ranks) -> dict[str, torch.Tensor] | None:
 
 
 def _chunk(tensor: torch.Tensor, mesh: DeviceMesh, dim: int) -> torch.Tensor:
-    """This rank's part of a whole tensor, as FSDP cuts it: equal parts, the last ones shorter or empty."""
+    """This rank's part of a whole tensor, as FSDP cuts it: equal parts, the last ones shorter or empty.
+
+    It lies in one piece: fused Adam goes through memory, and takes what it finds there for the parameter's neighbour.
+    """
     parts = list(tensor.chunk(mesh.size(), dim))
     rank = mesh.get_local_rank()
-    return parts[rank] if rank < len(parts) else tensor.narrow(dim, 0, 0)
+    return (parts[rank] if rank < len(parts) else tensor.narrow(dim, 0, 0)).contiguous()
 
 
 class Spread:
@@ -147,6 +151,8 @@ class Spread:
         for module in (*_separate(blocks), self._root):
             fully_shard(module, mesh=mesh, shard_placement_fn=placement)
         if fixed_order:
+            if not hasattr(FSDPModule, "set_custom_reduce_scatter"):
+                raise UserError("training.fixed_order=True: on several devices it needs a newer torch than this one")
             for module in self._root.modules():
                 if isinstance(module, FSDPModule):
                     module.set_custom_reduce_scatter(cast(Any, _Tree()))  # the class that it wants is private

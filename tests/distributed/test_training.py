@@ -161,10 +161,10 @@ def test_elsa_l_trains_on_several_ranks_too():
     assert loss == pytest.approx(its_loss, rel=0.01)
 
 
-def _goes_on(ranks, folder, stop, method, precision):
+def _goes_on(ranks, folder, stop, method, precision, family="llama"):
     kept = _StopsAfter(folder, stop, ranks)
     try:
-        state, _ = trained(ranks, method, precision=precision, checkpoints=kept)
+        state, _ = trained(ranks, method, family=family, precision=precision, checkpoints=kept)
     except Stopped:
         return None
     return digest(state) if ranks.first else None
@@ -178,6 +178,15 @@ def test_a_run_goes_on_with_another_number_of_ranks(tmp_path, method, order):
     (expected,) = on_ranks(1, _goes_on, tmp_path / "whole", None, method, precision)
     for size, stop in zip(order, (3, 5, None), strict=True):
         found = on_ranks(size, _goes_on, tmp_path / "parts", stop, method, precision)[0]
+    assert found == expected
+
+
+@pytest.mark.parametrize("family", ["gpt2", "opt"])  # weights stored as [I, O]; dropout
+def test_so_it_does_in_other_families(tmp_path, family):
+    given = ("auto", PRECISIONS["fp8 state"], family)
+    (expected,) = on_ranks(1, _goes_on, tmp_path / "whole", None, *given)
+    for size, stop in ((2, 3), (1, 5), (4, None)):  # one process hands over the whole of everything
+        found = on_ranks(size, _goes_on, tmp_path / "parts", stop, *given)[0]
     assert found == expected
 
 
