@@ -52,17 +52,9 @@ def write_text(path: Path, text: str) -> None:
 
 def write_folder_atomically(path: Path, *writers: Callable[[Path], object]) -> None:
     """Call every writer on a temporary folder beside `path`, then put it in the place of `path`. Errors as above."""
-    with explained(path, "written"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(path.parent, _DAY)
-        prefix = f".{path.name}{_MARK}"
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=prefix, ignore_cleanup_errors=True) as name:
-            temporary = Path(name)
-            for write in writers:
-                write(temporary)
-            temporary.chmod(0o755)
-            remove(path)
-            temporary.rename(path)
+    with explained(path, "written"), folder_for_all(path, lambda do: do()) as temporary:
+        for write in writers:
+            write(temporary)
 
 
 @contextmanager
@@ -75,6 +67,7 @@ def folder_for_all(path: Path, once: Callable[[Callable[[], Any]], Any]) -> Iter
     def make() -> Path:
         with explained(path, "written"):
             path.parent.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(path.parent, _DAY)
             return Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}{_MARK}"))
 
     def put() -> None:
@@ -83,12 +76,16 @@ def folder_for_all(path: Path, once: Callable[[Callable[[], Any]], Any]) -> Iter
             remove(path)
             temporary.rename(path)
 
+    def clear() -> None:
+        with suppress(OSError):
+            remove(temporary)
+
     temporary: Path = once(make)
     try:
         yield temporary
         once(put)
     finally:
-        once(lambda: remove(temporary))
+        once(clear)
 
 
 def remove_leftovers(folder: Path, older_than: float = 0.0) -> None:
@@ -208,6 +205,14 @@ def read_text(path: Path) -> str:
         return content.decode()
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: no UTF-8 text ({error.reason} at byte {error.start})") from error
+
+
+def last_lines(log: Path, count: int) -> list[str]:
+    """The last lines of a process's output, at most `count`; a bar that redraws itself counts as its last state."""
+    if not log.is_file():
+        return []
+    lines = [line.split("\r")[-1].rstrip() for line in log.read_text(errors="replace").splitlines()]
+    return [line for line in lines if line][-count:]
 
 
 def json_object(text: str, where: str) -> dict[str, Any]:

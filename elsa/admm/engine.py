@@ -1,7 +1,7 @@
 """ADMM over all prunable weights, as a constraint of training."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import reduce
 from typing import Any
@@ -19,6 +19,7 @@ from elsa.train.budget import Training
 from elsa.train.precision import Precision
 from elsa.train.probe import due, holding
 from elsa.train.sparse import Distances, Projection, SparseConstraint
+from elsa.tree import with_tensors
 
 _log = logging.getLogger(__name__)
 
@@ -46,11 +47,12 @@ class Admm(SparseConstraint):
         self._schedule, self._phases, self._training = penalty, phases, training
         self._probe_every, self._next = probe_every, 1
         self._stationarity: torch.Tensor | float = 0.0  # gathered weight by weight during a step
-        first, ranks = projection.first_selectors() if supports is None else {}, projection.ranks
+        # what is supported already is not selected
+        first = projection.first_selectors() if supports is None else dict.fromkeys(supports, projection.pattern)
         self._states = {
-            name: start_state(weight.value_OI, first[name], precision, None, ranks)
-            if supports is None
-            else start_state(weight.value_OI, projection.pattern, precision, supports[name], ranks)
+            name: start_state(
+                weight.value_OI, first[name], precision, None if supports is None else supports[name], projection.ranks
+            )
             for name, weight in self._weights.items()
         }
         self._support: dict[str, torch.Tensor] = {}  # that x is held to while polishing
@@ -218,9 +220,7 @@ class Admm(SparseConstraint):
         return sum(state.nbytes for state in self._states.values())
 
     def state(self) -> dict[str, Any]:
-        states = {
-            name: _with_tensors(state.state(), self._weights[name].spread) for name, state in self._states.items()
-        }
+        states = {name: with_tensors(state.state(), self._weights[name].spread) for name, state in self._states.items()}
         return super().state() | {
             "penalty": self.penalty, "first": tuple(self._monitor.first), "states": states,
             "support": self._spread(self._support), "next": self._next,
@@ -232,15 +232,4 @@ class Admm(SparseConstraint):
         self._support = self._own_rows(state["support"])
         for name, its_state in self._states.items():
             weight = self._weights[name]
-            its_state.restore(_with_tensors(upgraded(state["states"][name], weight.shape_OI), weight.own_rows))
-
-
-def _with_tensors(tree: dict[str, Any], change: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, Any]:
-    """A state with `change` done to all of its tensors."""
-
-    def changed(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: changed(each) for key, each in value.items()}
-        return change(value) if isinstance(value, torch.Tensor) else value
-
-    return {key: changed(value) for key, value in tree.items()}
+            its_state.restore(with_tensors(upgraded(state["states"][name], weight.shape_OI), weight.own_rows))

@@ -23,6 +23,8 @@ from elsa.distributed import checkpoint
 from elsa.distributed.ranks import ONE, Ranks
 from elsa.errors import Stopped, UserError, in_one_line
 from elsa.files import folder_for_all, remove, remove_leftovers, write_atomically
+from elsa.signals import heeded
+from elsa.tree import with_tensors
 
 _log = logging.getLogger(__name__)
 _FORMAT = 1
@@ -66,13 +68,11 @@ class RunCheckpoints:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {each: signal.signal(each, self._receive) for each in (*_STOPPING, signal.SIGUSR1)}
-        try:
-            yield
-        finally:
-            self._settle()
-            for each, handler in before.items():
-                signal.signal(each, handler)
+        with heeded((*_STOPPING, signal.SIGUSR1), self._receive):
+            try:
+                yield
+            finally:
+                self._settle()
         if self._received in _STOPPING:  # too late to be saved by the block
             signal.raise_signal(self._received)
 
@@ -135,7 +135,7 @@ class RunCheckpoints:
         seconds = self.seconds_before + time.monotonic() - self._began
         state = state | {"format": _FORMAT, "fingerprint": self._fingerprint(), "seconds": seconds}
         if self._background:
-            self._writing = Thread(target=self._write, args=(step, copied(state)))
+            self._writing = Thread(target=self._write, args=(step, with_tensors(state, _copied)))
             self._writing.start()
         else:
             self._write(step, state)
@@ -204,13 +204,9 @@ class RunCheckpoints:
         return sorted(found, key=lambda path: (path.stem, path.name))
 
 
-def copied(tree: Any) -> Any:
-    """A state with copies of its tensors in CPU memory."""
-    if isinstance(tree, dict):
-        return {key: copied(value) for key, value in tree.items()}
-    if isinstance(tree, (list, tuple)):
-        return type(tree)(map(copied, tree))
-    return tree.detach().to("cpu", copy=True) if isinstance(tree, torch.Tensor) else tree
+def _copied(tensor: torch.Tensor) -> torch.Tensor:
+    """In CPU memory."""
+    return tensor.detach().to("cpu", copy=True)
 
 
 def _state_in_file(path: Path) -> dict[str, Any]:

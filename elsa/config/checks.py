@@ -13,7 +13,7 @@ from torch import nn
 
 from elsa import hub
 from elsa.config.commands import Paths
-from elsa.config.prune import MOST_DEVICES, EvaluateConfig, PruneConfig, resolved_device
+from elsa.config.prune import MOST_DEVICES, EvaluateConfig, PruneConfig, Shared, resolved_device
 from elsa.data.windows import WindowReader
 from elsa.distributed.ranks import started_among
 from elsa.errors import UserError, require, under
@@ -112,7 +112,7 @@ def check_folders(paths: Paths) -> str:
     return f"{paths.outputs} and {paths.cache} can be written to"
 
 
-def check_devices(run: PruneConfig | EvaluateConfig) -> None:
+def check_devices(run: Shared) -> None:
     """Raise `UserError` for a number of devices that is none, or not that of the processes that were started."""
     counted = run.devices is None or 1 <= run.devices <= MOST_DEVICES
     require(counted, "devices", run.devices, f"from 1 to {MOST_DEVICES:,}, or null")

@@ -52,11 +52,25 @@ class Planning:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PruneConfig:
+class Shared:
+    """`devices`: how many processes share the work, each with a `device` of its own; null for one, or as many as
+    torchrun or srun has started.
+    """
+
+    device: str
+    devices: int | None = None
+
+    @property
+    def ranks(self) -> int:
+        """How many processes share the work."""
+        return self.devices or started_among()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruneConfig(Shared):
     """One pruning run. `reuse`: results of same_code, or of any_code that was asked the same question.
 
-    `devices`: how many processes share it, each with a device of its own; null for one, or as many as torchrun or srun
-    has started. `full`: whether files of a mirror are compared by hash before it starts, too.
+    `full`: whether files of a mirror are compared by hash before it starts, too.
     """
 
     model: ModelSource
@@ -70,19 +84,12 @@ class PruneConfig:
     tracker: TrackerSource
     paths: Paths
     seed: int
-    device: str
     activations: str
     checkpoint: Checkpointing
     probe_every: int
     reuse: str
     plan: Planning
-    devices: int | None = None
     full: bool = False
-
-    @property
-    def ranks(self) -> int:
-        """How many processes share the run."""
-        return self.devices or started_among()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,26 +100,18 @@ class Tracked:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig:
-    """Scoring one saved model.
+class EvaluateConfig(Shared):
+    """Scoring one saved model, of which each device has all, and a share of the windows and tasks.
 
-    `devices`: as in `PruneConfig`; each has all of the model, and a share of the windows and tasks. `dtype` and
-    `begin_with_bos`: null for those of its run; float32 and false for a folder that is none.
+    `dtype` and `begin_with_bos`: null for those of its run; float32 and false for a folder that is none.
     """
 
     checkpoint: str
     data: Source
     eval: Evaluation
     paths: Paths
-    device: str
-    devices: int | None = None
     dtype: str | None = None
     begin_with_bos: bool | None = None
-
-    @property
-    def ranks(self) -> int:
-        """How many processes share the work."""
-        return self.devices or started_among()
 
     @property
     def model_folder(self) -> Path:

@@ -5,11 +5,8 @@ into `rest.pt`. `checksums.json`, written last, names every file.
 """
 
 import io
-import json
-import os
 import pickle
 import warnings
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,9 +20,10 @@ from torch.distributed.tensor import empty as empty_spread
 
 from elsa.distributed.ranks import Ranks
 from elsa.errors import UserError, in_one_line
+from elsa.files import file_hash, read_json, write_atomically, write_json
+from elsa.tree import replaced
 
 _MARK = "spread tensor"
-_PIECE = 1 << 24  # bytes
 _DAMAGED = (CheckpointException, OSError, RuntimeError, ValueError, LookupError, EOFError, pickle.UnpicklingError)
 
 
@@ -35,30 +33,23 @@ def write(folder: Path, state: dict[str, Any], ranks: Ranks) -> None:
     Raises `UserError` on all ranks if one of them cannot write.
     """
     spread: dict[str, DTensor] = {}
-    rest = _replaced(state, _into(spread))
+    rest = replaced(state, _into(spread))
     try:
         dcp.save(dict(spread), storage_writer=dcp.FileSystemWriter(folder))
     except CheckpointException as error:
         raise UserError(in_one_line(next(iter(error.failures.values()))[0])) from error
     mine = {f"__{ranks.rank}_0.distcp"}
 
-    def finish() -> dict[str, int]:
+    def finish() -> dict[str, str]:
         if ranks.first:
             mine.update((".metadata", "rest.pt"))
-            torch.save(rest, folder / "rest.pt")
-            _flush(folder / "rest.pt")
-        return {name: _checksum(folder / name) for name in mine if (folder / name).exists()}
+            write_atomically(folder / "rest.pt", lambda temporary: torch.save(rest, temporary))
+        return {name: file_hash(folder / name) for name in mine if (folder / name).exists()}
 
     sums = ranks.gather(ranks.all_or_none(lambda: _explained(finish)))
 
-    def close() -> None:
-        if ranks.first:
-            (folder / "checksums.json").write_text(
-                json.dumps({name: each for one in sums for name, each in one.items()})
-            )
-            _flush(folder / "checksums.json")
-
-    ranks.all_or_none(lambda: _explained(close))
+    of_all = {name: each for one in sums for name, each in one.items()}
+    ranks.once(lambda: _explained(lambda: write_json(folder / "checksums.json", of_all)))
 
 
 def read(folder: Path, ranks: Ranks, device: str) -> dict[str, Any]:
@@ -75,16 +66,15 @@ def read(folder: Path, ranks: Ranks, device: str) -> dict[str, Any]:
 
     def allocate(mark: dict[str, Any]) -> torch.Tensor:
         shape, dtype = torch.Size(mark["shape"]), getattr(torch, mark["dtype"])
-        whole = mesh is None
-        tensor = (
+        spread = [Shard(mark["dim"])]
+        tensors[mark[_MARK]] = (
             torch.empty(shape, dtype=dtype)
-            if whole
-            else empty_spread(shape, dtype=dtype, device_mesh=mesh, placements=[Shard(mark["dim"])])
+            if mesh is None
+            else empty_spread(shape, dtype=dtype, device_mesh=mesh, placements=spread)
         )
-        tensors[mark[_MARK]] = tensor
-        return tensor
+        return tensors[mark[_MARK]]
 
-    state: dict[str, Any] = _replaced(rest, lambda key, value: allocate(value) if _is_mark(value) else None)
+    state: dict[str, Any] = replaced(rest, lambda key, value: allocate(value) if _is_mark(value) else None)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process reads all: as it is meant
@@ -136,40 +126,15 @@ def _is_mark(value: Any) -> bool:
     return isinstance(value, dict) and _MARK in value
 
 
-def _replaced(tree: Any, by: Callable[[str, Any], Any], key: str = "state") -> Any:
-    """A tree with what `by(its path, value)` gives in the place of values for which that is not None."""
-    given = by(key, tree)
-    if given is not None:
-        return given
-    if isinstance(tree, dict):
-        return {name: _replaced(value, by, f"{key}.{name}") for name, value in tree.items()}
-    if isinstance(tree, (list, tuple)):
-        return type(tree)(_replaced(value, by, f"{key}.{number}") for number, value in enumerate(tree))
-    return tree
-
-
 def _verify(folder: Path, ranks: Ranks) -> None:
     """Hold this rank's share of the files against their checksums."""
-    sums = json.loads((folder / "checksums.json").read_text())
+    sums = read_json(folder / "checksums.json") or {}
     names = sorted(sums)
     if {"checksums.json", *names} != {path.name for path in folder.iterdir()}:
         raise UserError("its files are not those that were written")
     for number in ranks.share_of(len(names)):
-        if _checksum(folder / names[number]) != sums[names[number]]:
+        if file_hash(folder / names[number]) != sums[names[number]]:
             raise UserError(f"{names[number]} in it is damaged")
-
-
-def _checksum(path: Path) -> int:
-    found = 0
-    with path.open("rb") as file:
-        while piece := file.read(_PIECE):
-            found = zlib.crc32(piece, found)
-    return found
-
-
-def _flush(path: Path) -> None:
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
 
 
 def _explained(do: Callable[[], Any]) -> Any:

@@ -10,12 +10,13 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from elsa.errors import LOST_RANK, RankError
+from elsa.files import last_lines
 from elsa.log import LAUNCHER
+from elsa.signals import heeded
 
 _FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 _PATIENCE = 20.0  # seconds that ranks get to end by themselves when another one has failed
@@ -33,8 +34,13 @@ def launch(command: list[str], size: int, logs: Path) -> int:
     environment = {"OMP_NUM_THREADS": str(threads)} | os.environ | {LAUNCHER: str(os.getpid()), "WORLD_SIZE": str(size)}
     environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
     ranks = [_start(command, environment, rank, logs) for rank in range(size)]
+
+    def forward(number: int, frame: object) -> None:
+        for rank in ranks:
+            rank.send_signal(number)
+
     try:
-        with _forwarding(ranks):
+        with heeded(_FORWARDED, forward):
             while all(rank.poll() in (None, 0) for rank in ranks) and any(rank.poll() is None for rank in ranks):
                 time.sleep(0.05)
             ended = [number for number, rank in enumerate(ranks) if rank.poll()]
@@ -77,7 +83,7 @@ def _verdict(ended: list[int], alone: dict[int, int], logs: Path) -> int:
     if first == 0 and code > 0 and code != LOST_RANK:
         return code
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    said = _last_line(logs / f"{first}.log")
+    said = "".join(last_lines(logs / f"{first}.log", 1)).removeprefix("elsa: ")
     raise RankError(f"rank {first} {how}{f': {said}' if said else ''}; {logs} has more, the same command goes on", code)
 
 
@@ -87,26 +93,6 @@ def _remove(folders: list[Path]) -> None:
     for folder in folders[1:]:
         with suppress(OSError):
             folder.rmdir()
-
-
-def _last_line(log: Path) -> str:
-    lines = log.read_text(errors="replace").split("\n") if log.is_file() else []
-    said = [line.split("\r")[-1].strip() for line in lines]
-    return next((line.removeprefix("elsa: ") for line in reversed(said) if line), "")
-
-
-@contextmanager
-def _forwarding(ranks: "list[subprocess.Popen[bytes]]") -> Iterator[None]:
-    def forward(number: int, frame: object) -> None:
-        for rank in ranks:
-            rank.send_signal(number)
-
-    before = {each: signal.signal(each, forward) for each in _FORWARDED}
-    try:
-        yield
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
 
 
 def _free_port() -> int:

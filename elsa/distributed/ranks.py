@@ -23,7 +23,7 @@ from elsa.log import LAUNCHER
 
 T = TypeVar("T")
 _FOREVER = timedelta(days=365)  # whoever started the ranks ends all when one is dead, so nobody waits in vain
-_PORTS = (20_000, 40_000)
+_FIRST_PORT, _PORTS = 20_000, 20_000
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux's prctl
 
 
@@ -140,7 +140,7 @@ def _unpacked(outcome: tuple[T | None, str | None]) -> T:
 
 def started_among() -> int:
     """How many processes torchrun, srun or `elsa.distributed.launch` has started this one among."""
-    return int(_variables().get("WORLD_SIZE", "1"))
+    return int(os.environ["WORLD_SIZE"]) if "RANK" in os.environ else _tasks_of_srun()
 
 
 def join(device: str) -> Ranks:
@@ -148,9 +148,9 @@ def join(device: str) -> Ranks:
 
     `device`: cpu, or cuda, of which this process then uses the one that is its own.
     """
-    variables = _variables()
-    if int(variables.get("WORLD_SIZE", "1")) == 1:
+    if started_among() == 1:
         return ONE
+    variables = _variables()
     os.environ.update(variables)
     _die_with_parent()
     rank, size = int(variables["RANK"]), int(variables["WORLD_SIZE"])
@@ -186,14 +186,22 @@ def leave(ranks: Ranks) -> None:
 
 def _variables() -> dict[str, str]:
     """What torchrun sets; made of Slurm's own where srun has started several tasks without it."""
-    if "RANK" in os.environ or int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) == 1:
+    if "RANK" in os.environ:
         return {key: value for key, value in os.environ.items() if key in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
     slurm = os.environ
-    listed = ["scontrol", "show", "hostnames", slurm["SLURM_STEP_NODELIST"]]
-    hosts = subprocess.run(listed, capture_output=True, text=True, check=True).stdout.split()
-    low, high = _PORTS
-    port = low + int(slurm["SLURM_JOB_ID"]) % (high - low)
+    host, port = meeting_place(slurm["SLURM_STEP_NODELIST"])
     return {
-        "RANK": slurm["SLURM_PROCID"], "LOCAL_RANK": slurm["SLURM_LOCALID"], "MASTER_ADDR": hosts[0],
+        "RANK": slurm["SLURM_PROCID"], "LOCAL_RANK": slurm["SLURM_LOCALID"], "MASTER_ADDR": host,
         "WORLD_SIZE": slurm["SLURM_STEP_NUM_TASKS"], "MASTER_PORT": str(port),
     }  # fmt: skip
+
+
+def _tasks_of_srun() -> int:
+    return int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
+
+
+def meeting_place(nodes: str) -> tuple[str, int]:
+    """The first of a Slurm job's nodes, and a port that is the job's own. `nodes`: as Slurm writes them, node[1-4]."""
+    listed = ["scontrol", "show", "hostnames", nodes]
+    hosts = subprocess.run(listed, capture_output=True, text=True, check=True).stdout.split()
+    return hosts[0], _FIRST_PORT + int(os.environ["SLURM_JOB_ID"]) % _PORTS

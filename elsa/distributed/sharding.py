@@ -3,6 +3,7 @@
 Shapes: a prunable weight is [O, I]; a rank has some of its O rows, maybe none.
 """
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, TypeVar, cast
 
@@ -43,13 +44,6 @@ def rows_like(part: torch.Tensor, like_OI: torch.Tensor) -> torch.Tensor:
     return DTensor.from_local(part.contiguous(), mesh, [Shard(0)], run_check=False, shape=shape, stride=stride)
 
 
-def rows_of(saved: torch.Tensor, like_OI: torch.Tensor) -> torch.Tensor:
-    """This rank's part of what was saved of a weight: by ranks (a part) or by one process (the whole)."""
-    if isinstance(saved, DTensor) or not isinstance(like_OI, DTensor) or saved.dim() == 0:
-        return local(saved)
-    return _chunk(saved, like_OI.device_mesh, 0)
-
-
 def spread_like(part: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
     """This rank's part of a tensor as that of the whole, spread as the parameter is: of its shape, or one-dimensional
     and in equal parts.
@@ -64,8 +58,11 @@ def spread_like(part: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
 
 
 def rows_as(saved: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
-    """This rank's part of a tensor of the whole that was saved by any number of ranks, spread as the parameter is."""
-    if isinstance(saved, DTensor) or not isinstance(parameter, DTensor):
+    """This rank's part of a tensor of the whole, spread as the parameter is; a scalar is the same for all.
+
+    `saved`: by any number of ranks, which is the part already, or by one process.
+    """
+    if isinstance(saved, DTensor) or not isinstance(parameter, DTensor) or saved.dim() == 0:
         return local(saved)
     (placement,) = parameter.placements
     assert isinstance(placement, Shard), "FSDP spreads all parameters"
@@ -84,9 +81,7 @@ def spread_as(saved: torch.Tensor, live: torch.Tensor) -> torch.Tensor:
     """A saved tensor, spread over the ranks as the live one is, on its device."""
     if isinstance(saved, DTensor) or not isinstance(live, DTensor):
         return saved
-    return DTensor.from_local(
-        rows_as(saved, live), live.device_mesh, live.placements, run_check=False, shape=live.shape, stride=live.stride()
-    )
+    return spread_like(rows_as(saved, live), live)
 
 
 def gathered(model: nn.Module, ranks: Ranks) -> dict[str, torch.Tensor] | None:
@@ -185,11 +180,8 @@ class _Root(nn.Module):
 
 def _separate(blocks: Iterable[nn.Module]) -> Iterator[nn.Module]:
     """Those that share no parameter with another one."""
-    owners: dict[int, int] = {}
     blocks = list(blocks)
-    for block in blocks:
-        for parameter in block.parameters():
-            owners[id(parameter)] = owners.get(id(parameter), 0) + 1
+    owners = Counter(id(parameter) for block in blocks for parameter in block.parameters())
     yield from (block for block in blocks if all(owners[id(p)] == 1 for p in block.parameters()))
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from elsa.distributed.sharding import local, rows_like, rows_of
+from elsa.distributed.sharding import local, rows_as, rows_like
 from elsa.errors import UserError
 
 MINIMUM_COVERAGE = 0.95
@@ -75,7 +75,7 @@ class PrunableWeight:
 
     def own_rows(self, whole: torch.Tensor) -> torch.Tensor:
         """This rank's rows, where the weight is, of a tensor of the whole weight: of which it may have others' too."""
-        return rows_of(whole, self.as_OI(self.parameter.detach())).to(self.value_OI.device)
+        return rows_as(whole, self.as_OI(self.parameter.detach())).to(self.value_OI.device)
 
     def as_OI(self, tensor: torch.Tensor) -> torch.Tensor:
         """View a tensor of the parameter's shape as [outputs, inputs]."""

@@ -4,11 +4,11 @@ import logging
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 
 from elsa.errors import OUT_OF_MEMORY, Stopped
+from elsa.files import last_lines
+from elsa.signals import heeded
 from elsa.sweep.manifest import Cell, Manifest
 from elsa.sweep.slots import Job, Workers
 
@@ -43,7 +43,7 @@ class Queue:
         """Until every cell is done or has failed. A signal stops the processes in good order and raises `Stopped`."""
         self._waiting = deque(cell for cell in self._manifest.cells if cell.state == "waiting")
         self._say(f"{len(self._waiting)} of {len(self._manifest.cells)} runs to do")
-        with _signals_raise():
+        with heeded((signal.SIGTERM, signal.SIGINT), _raise_stopped):
             try:
                 while self._waiting or self._running:
                     while self._waiting and self._workers.free():
@@ -74,7 +74,7 @@ class Queue:
             cell.state, cell.reason = "done", None
             self._say(f"done    {cell}: {cell.folder} ({cell.seconds:.0f} s on {job.where})")
             return
-        lines = _last_lines(self._manifest.log_of(cell))
+        lines = last_lines(self._manifest.log_of(cell), _LAST_LINES)
         changed = self._smaller(cell) if code == OUT_OF_MEMORY and not cell.changed else None
         if changed:
             self._say(f"retry   {cell}: out of memory, again with {' '.join(changed)}")
@@ -102,22 +102,5 @@ class Queue:
         _log.info("[%d/%d] %s", ended, len(self._manifest.cells), text)
 
 
-def _last_lines(log: Path) -> list[str]:
-    """The last lines of a process's output; a bar that redraws itself counts as its last state."""
-    if not log.is_file():
-        return []
-    lines = [line.split("\r")[-1].rstrip() for line in log.read_text(errors="replace").splitlines()]
-    return [line for line in lines if line][-_LAST_LINES:]
-
-
-@contextmanager
-def _signals_raise() -> Iterator[None]:
-    def stop(number: int, frame: object) -> None:
-        raise Stopped(number, f"stopped by {signal.Signals(number).name}; the same command goes on")
-
-    before = {each: signal.signal(each, stop) for each in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+def _raise_stopped(number: int, frame: object) -> None:
+    raise Stopped(number, f"stopped by {signal.Signals(number).name}; the same command goes on")

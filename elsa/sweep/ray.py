@@ -6,14 +6,13 @@ and knows no manifest; Ray itself is asked for three things: start a task, look 
 
 import importlib.util
 import logging
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from elsa.errors import UserError, in_one_line, require
-from elsa.sweep.remote import execute
-from elsa.sweep.slots import Job, Workers
+from elsa.sweep.remote import Cluster, QueuedJob, execute
+from elsa.sweep.slots import Job
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,14 +36,13 @@ class Ray:
         require(self.gpus >= 0, "hydra.launcher.gpus", self.gpus, "a number of GPUs, or 0")
 
 
-class RayTasks(Workers):
-    """At most `jobs_at_once` tasks; Ray lets them wait until what they ask for is free."""
-
-    here = False
+class RayTasks(Cluster):
+    """Tasks, which Ray lets wait until what they ask for is free."""
 
     def __init__(self, wanted: Ray):
         import ray  # an optional extra, and slow to import
 
+        super().__init__(wanted.jobs_at_once, max(1, wanted.gpus))
         try:
             ray.init(address=wanted.address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         except ConnectionError as error:
@@ -55,8 +53,6 @@ class RayTasks(Workers):
         self._refuse_too_much(wanted, ray.cluster_resources())  # type: ignore[no-untyped-call]
         task = ray.remote(execute)
         self._task = task.options(num_cpus=wanted.cpus, num_gpus=wanted.gpus, resources=wanted.resources, max_retries=0)
-        self.devices, self._most = max(1, wanted.gpus), wanted.jobs_at_once
-        self._jobs: list[_Task] = []
 
     @staticmethod
     def _refuse_too_much(wanted: Ray, there: dict[str, float]) -> None:
@@ -68,26 +64,14 @@ class RayTasks(Workers):
             most = there.get(name, 0)
             require(count <= most, f"hydra.launcher.{key}", count, f"the cluster has {most:g} in all")
 
-    def free(self) -> bool:
-        self._jobs = [job for job in self._jobs if job.poll() is None]
-        return len(self._jobs) < self._most
-
-    def start(self, command: list[str], environment: dict[str, str], log: Path) -> Job:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        job = _Task(self._task.remote(command, environment, log.resolve(), Path.cwd()))
-        self._jobs.append(job)
-        return job
+    def _submit(self, command: list[str], environment: dict[str, str], log: Path, where: Path) -> Job:
+        return _Task(self._task.remote(command, environment, log, where))
 
 
-class _Task(Job):
+class _Task(QueuedJob):
     def __init__(self, reference: Any):
-        self._reference, self._began = reference, time.monotonic()
-        self.where = f"task {reference.task_id().hex()[:8]}"
-
-    @property
-    def seconds(self) -> float:
-        """Waiting for the cluster included."""
-        return time.monotonic() - self._began
+        super().__init__(f"task {reference.task_id().hex()[:8]}")
+        self._reference = reference
 
     def poll(self) -> int | None:
         import ray

@@ -1,10 +1,50 @@
-"""What a cluster's own process does for a run: its command, with the output where the sweep looks for it."""
+"""What all clusters share: jobs that wait in a queue of their own, and what a process there does for a run."""
 
 import os
 import subprocess
+import time
+from abc import abstractmethod
 from pathlib import Path
 
+from elsa.sweep.slots import Job, Workers
+
 _PATIENCE = 60  # seconds to save its state in
+
+
+class QueuedJob(Job):
+    """`where`: what the cluster calls it."""
+
+    def __init__(self, where: str):
+        self.where, self._began = where, time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Waiting in the cluster's queue included."""
+        return time.monotonic() - self._began
+
+
+class Cluster(Workers):
+    """At most `jobs_at_once` jobs in a cluster's queue. `devices`: of each of them."""
+
+    here = False
+
+    def __init__(self, jobs_at_once: int, devices: int):
+        self.devices, self._most = devices, jobs_at_once
+        self._jobs: list[Job] = []
+
+    def free(self) -> bool:
+        self._jobs = [job for job in self._jobs if job.poll() is None]
+        return len(self._jobs) < self._most
+
+    def start(self, command: list[str], environment: dict[str, str], log: Path) -> Job:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        job = self._submit(command, environment, log.resolve(), Path.cwd())
+        self._jobs.append(job)
+        return job
+
+    @abstractmethod
+    def _submit(self, command: list[str], environment: dict[str, str], log: Path, where: Path) -> Job:
+        """Have `execute` called with these somewhere."""
 
 
 def execute(command: list[str], environment: dict[str, str], log: Path, where: Path) -> int:

@@ -2,22 +2,18 @@
 
 import importlib.util
 import os
-import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from elsa.distributed.ranks import meeting_place
 from elsa.errors import require
-from elsa.sweep.remote import execute
-from elsa.sweep.slots import Job, Workers
+from elsa.sweep.remote import Cluster, QueuedJob, execute
+from elsa.sweep.slots import Job
 
 if TYPE_CHECKING:
     import submitit
-
-
-_FIRST_PORT, _PORTS = 20_000, 20_000  # where the nodes of a job meet: by its number, so that two never share one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,44 +41,28 @@ class Slurm:
         require(shared, "hydra.launcher.gpus", self.gpus, f"at least 1 on each of the {self.nodes} nodes")
 
 
-class SlurmJobs(Workers):
-    """At most `jobs_at_once` jobs in the cluster's queue."""
-
-    here = False
+class SlurmJobs(Cluster):
+    """Jobs in Slurm's queue."""
 
     def __init__(self, slurm: Slurm):
         import submitit  # an optional extra
 
+        super().__init__(slurm.jobs_at_once, slurm.nodes * max(1, slurm.gpus))
         self._executor = submitit.AutoExecutor(folder=slurm.folder, cluster=slurm.cluster)
         self._executor.update_parameters(
             name="elsa", timeout_min=slurm.minutes, nodes=slurm.nodes, tasks_per_node=1, gpus_per_node=slurm.gpus,
             cpus_per_task=slurm.cpus, mem_gb=slurm.memory_gib, **slurm.parameters,
         )  # fmt: skip
-        self.devices, self._slurm = slurm.nodes * max(1, slurm.gpus), slurm
-        self._most = slurm.jobs_at_once
-        self._jobs: list[_Submitted] = []
+        self._shape = slurm.nodes, slurm.gpus
 
-    def free(self) -> bool:
-        self._jobs = [job for job in self._jobs if job.poll() is None]
-        return len(self._jobs) < self._most
-
-    def start(self, command: list[str], environment: dict[str, str], log: Path) -> Job:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        shape = (self._slurm.nodes, self._slurm.gpus)
-        job = _Submitted(self._executor.submit(_on_node, command, environment, log.resolve(), Path.cwd(), shape))
-        self._jobs.append(job)
-        return job
+    def _submit(self, command: list[str], environment: dict[str, str], log: Path, where: Path) -> Job:
+        return _Submitted(self._executor.submit(_on_node, command, environment, log, where, self._shape))
 
 
-class _Submitted(Job):
+class _Submitted(QueuedJob):
     def __init__(self, job: "submitit.Job[int]"):
-        self._job, self._began = job, time.monotonic()
-        self.where = f"job {job.job_id}"
-
-    @property
-    def seconds(self) -> float:
-        """Waiting in the cluster's queue included."""
-        return time.monotonic() - self._began
+        super().__init__(f"job {job.job_id}")
+        self._job = job
 
     def poll(self) -> int | None:
         if not self._job.done():
@@ -109,18 +89,9 @@ def _on_node(command: list[str], environment: dict[str, str], log: Path, where: 
 
 def _torchrun(command: list[str], nodes: int, gpus: int) -> list[str]:
     """The command as torchrun starts it on each node of this job."""
-    listed = ["scontrol", "show", "hostnames", os.environ["SLURM_JOB_NODELIST"]]
-    first = subprocess.run(listed, capture_output=True, text=True, check=True).stdout.split()[0]
+    host, port = meeting_place(os.environ["SLURM_JOB_NODELIST"])
     job = os.environ["SLURM_JOB_ID"]
-    port = _FIRST_PORT + int(job) % _PORTS
-    meeting = ["--rdzv-backend=c10d", f"--rdzv-endpoint={first}:{port}", f"--rdzv-id={job}", "--max-restarts=0"]
+    meeting = ["--rdzv-backend=c10d", f"--rdzv-endpoint={host}:{port}", f"--rdzv-id={job}", "--max-restarts=0"]
     assert command[0] == sys.executable, "a run is this Python's"
-    return [
-        *command[:1],
-        "-m",
-        "torch.distributed.run",
-        f"--nnodes={nodes}",
-        f"--nproc-per-node={gpus}",
-        *meeting,
-        *command[1:],
-    ]
+    shape = [f"--nnodes={nodes}", f"--nproc-per-node={gpus}"]
+    return [command[0], "-m", "torch.distributed.run", *shape, *meeting, *command[1:]]

@@ -30,6 +30,7 @@ class Optimizer:
     def __init__(self, parameters: Mapping[str, nn.Parameter], training: Training, precision: Precision):
         self.parameters = dict(parameters)
         self._own = {name: _own(parameter) for name, parameter in parameters.items()}
+        self._apart = {name for name, own in self._own.items() if own is not parameters[name]}
         self._precision = precision
         groups = [[name] for name in parameters] if precision.gradient_release else [list(parameters)]
         self._names = groups
@@ -53,22 +54,21 @@ class Optimizer:
 
     def step(self, name: str | None = None) -> None:
         """Update all parameters, or the given one, and free the gradients."""
-        names = self.parameters if name is None else [name]
-        for each in names:
+        apart = self._apart if name is None else self._apart & {name}
+        for each in apart:
             self._hand_over(each)
         for optimizer in self._optimizers if name is None else [self._of[name]]:
             with nullcontext() if self._stance == "default" else torch.compiler.set_stance(self._stance):
                 optimizer.step()
             optimizer.zero_grad()
-        for each in names:
+        for each in apart:
             self.parameters[each].grad = None
 
     def _hand_over(self, name: str) -> None:
         """Give this rank's rows of a parameter, which FSDP may have moved, and of its gradient to what steps them."""
         parameter, own = self.parameters[name], self._own[name]
-        if own is not parameter:
-            own.data = local(parameter.detach())
-            own.grad = None if parameter.grad is None else local(parameter.grad)
+        own.data = local(parameter.detach())
+        own.grad = None if parameter.grad is None else local(parameter.grad)
 
     def second_moment(self, name: str) -> torch.Tensor:
         """Adam's running mean of this rank's squared gradients, fp32 (or the kept tensor itself if that is fp32)."""
@@ -114,7 +114,7 @@ class Optimizer:
 
     def _spread(self, name: str, key: str, moment: torch.Tensor) -> Any:
         parameter = self.parameters[name]
-        if self._own[name] is parameter or moment is None:
+        if name not in self._apart or moment is None:
             return moment
         spread = partial(spread_like, parameter=parameter)
         return low_bit.taken_apart(moment, spread) if low_bit.is_8bit(moment) else spread(moment)
@@ -122,7 +122,7 @@ class Optimizer:
     def _cut(self, name: str, key: str, saved: Any) -> Any:
         """This rank's part of a moment, in the form that it is kept in on this number of ranks."""
         parameter, own = self.parameters[name], self._own[name]
-        if saved is None or (own is parameter and isinstance(saved, torch.Tensor)):
+        if saved is None or (name not in self._apart and isinstance(saved, torch.Tensor)):
             return saved
         cut = partial(rows_as, parameter=parameter)
         if not isinstance(saved, dict) and not low_bit.is_8bit(saved):
