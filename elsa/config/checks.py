@@ -101,8 +101,7 @@ def check_evaluate(run: EvaluateConfig) -> None:
     with under("eval"):
         run.eval.check()
     resolved_device(run.device)
-    folder = Path(run.checkpoint)
-    require(folder.is_dir(), "checkpoint", run.checkpoint, "no such folder; give a run folder or its model folder")
+    run.check_folder()
 
 
 def check_folders(paths: Paths) -> str:

@@ -1,5 +1,6 @@
 """What the commands beside `prune` are given. Light: none of it needs torch."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +33,32 @@ def _expanded(key: str, path: str) -> str:
         raise UserError(
             f"{key}={path}: this user has no home folder; set the key, or ELSA_CACHE for the cache"
         ) from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedModel:
+    """`checkpoint`: the folder of a run, or that of a model."""
+
+    checkpoint: str
+
+    def check_folder(self) -> None:
+        """Raise `UserError` if there is none."""
+        there = Path(self.checkpoint).is_dir()
+        require(there, "checkpoint", self.checkpoint, "no such folder; give a run folder or its model folder")
+        is_model = (self.model_folder / "config.json").is_file() and self.model_folder != self.record_folder
+        require(is_model, "checkpoint", self.checkpoint, "it holds no model (a dense run saves none)")
+
+    @property
+    def model_folder(self) -> Path:
+        """The folder with the weights: that of a run holds them in `model`."""
+        inside = Path(self.checkpoint) / "model"
+        return inside if inside.is_dir() else Path(self.checkpoint)
+
+    @property
+    def record_folder(self) -> Path | None:
+        """The folder of the run that the model is of, with its record; None if no run has left it."""
+        folders = (self.model_folder.parent, Path(self.checkpoint))
+        return next((each for each in folders if os.path.lexists(each / "result.json")), None)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,12 +1,11 @@
 """What a pruning run and an evaluation are given."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from elsa.admm.penalty import Penalty
-from elsa.config.commands import Paths
+from elsa.config.commands import Paths, SavedModel
 from elsa.data.sources import Source
 from elsa.distributed.ranks import started_among
 from elsa.errors import require
@@ -100,24 +99,18 @@ class Tracked:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig(Shared):
+class EvaluateConfig(SavedModel, Shared):
     """Scoring one saved model, of which each device has all, and a share of the windows and tasks.
 
-    `dtype` and `begin_with_bos`: null for those of its run; float32 and false for a folder that is none.
+    `dtype` and `begin_with_bos`: null for those of its run; for a folder that is none the dtype of its weights if they
+    were exported, else float32, and false.
     """
 
-    checkpoint: str
     data: Source
     eval: Evaluation
     paths: Paths
     dtype: str | None = None
     begin_with_bos: bool | None = None
-
-    @property
-    def model_folder(self) -> Path:
-        """The folder with the weights: that of a run holds them in `model`."""
-        folder = Path(self.checkpoint)
-        return folder / "model" if (folder / "model").is_dir() else folder
 
 
 def resolved_device(device: str) -> str:

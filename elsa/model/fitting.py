@@ -3,31 +3,29 @@
 The loader of transformers draws a weight that is missing at random, and drops one that is left over, without a word.
 """
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, logging
+from transformers.utils import logging
 
 from elsa import hub
 from elsa.errors import UserError, in_one_line, under
+from elsa.export.stored import Stored, sparse_modules
 
 WRAPPERS = {r"_orig_mod\.": "", r"^module\.": ""}  # names under torch.compile and DistributedDataParallel
 _COMPUTED = (".inv_freq", ".masked_bias", ".attn.bias")  # buffers that older checkpoints hold and no model reads
-_LFS = b"version https://git-lfs"
 
 
 def check_kind(name: str, config: PretrainedConfig) -> None:
     """Raise `UserError` unless the model is a decoder with plain weights."""
     kind, given = type(config), getattr(config, "quantization_config", None)
-    if given is not None:
+    if given is not None and sparse_modules(given) is None:
         method = given.get("quant_method") if isinstance(given, dict) else getattr(given, "quant_method", None)
         raise UserError(
             f"model={name}: its weights are quantised ({method}); give the checkpoint in float that it was made from"
@@ -39,25 +37,6 @@ def check_kind(name: str, config: PretrainedConfig) -> None:
         )
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files that the loader reads. Raises `UserError` if there are none, or one of them is missing."""
-    if (folder / SAFE_WEIGHTS_NAME).is_file():
-        return [folder / SAFE_WEIGHTS_NAME]
-    index = folder / SAFE_WEIGHTS_INDEX_NAME
-    if not index.is_file():
-        raise UserError(f"path={folder}: it holds no {SAFE_WEIGHTS_NAME}, and no {SAFE_WEIGHTS_INDEX_NAME} of several")
-    try:
-        named = {folder / each for each in json.loads(index.read_text())["weight_map"].values()}
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise UserError(f"path={index}: no index of safetensors files ({type(error).__name__})") from error
-    missing = sorted(path.name for path in named if not path.is_file())
-    if missing:
-        raise UserError(
-            f"path={folder}: {len(missing)} of its {len(named)} files of weights are missing ({few(missing)})"
-        )
-    return sorted(named)
-
-
 def skeleton_of(name: str, config: PretrainedConfig, folder: Path) -> PreTrainedModel:
     """The model without memory for its weights (meta device), if the files in `folder` hold just its weights.
 
@@ -65,7 +44,7 @@ def skeleton_of(name: str, config: PretrainedConfig, folder: Path) -> PreTrained
     """
     with explained(name, folder), _without_bar():
         with under("model"):
-            headers = _headers(weight_files(folder))
+            headers = {key: torch.empty(shape, device="meta") for key, shape in Stored(folder).shapes.items()}
         kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
         loaded = kind.from_pretrained(
             None, config=config, state_dict=headers, device_map="meta", key_mapping=WRAPPERS,
@@ -137,19 +116,3 @@ def _without_bar() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
-
-
-def _headers(files: list[Path]) -> dict[str, torch.Tensor]:
-    """Every tensor of the files by its shape alone."""
-    shapes: dict[str, torch.Tensor] = {}
-    for path in files:
-        try:
-            with safe_open(path, "pt") as file:
-                for key in file.keys():  # noqa: SIM118 (a safetensors file is no dict)
-                    shapes[key] = torch.empty(file.get_slice(key).get_shape(), device="meta")
-        except (OSError, SafetensorError) as error:
-            with path.open("rb") as file:
-                pointer = file.read(len(_LFS)) == _LFS
-            why = "a pointer of git-lfs, not the weights; run: git lfs pull" if pointer else f"broken or cut ({error})"
-            raise UserError(f"path={path}: {why}") from error
-    return shapes

@@ -18,13 +18,16 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from elsa import hub
 from elsa.errors import UserError, did_you_mean, require, require_name
+from elsa.export.stored import Stored, sparse_modules
 from elsa.files import known_hash, package_folder, write_folder_atomically
 from elsa.model.fitting import (
     WRAPPERS,
@@ -34,7 +37,6 @@ from elsa.model.fitting import (
     refuse_not_finite,
     refuse_what_does_not_fit,
     skeleton_of,
-    weight_files,
 )
 
 _NEEDED = ["*.json", "*.safetensors", "*.model", "*.txt"]  # config, weights, tokenizer
@@ -79,6 +81,8 @@ class ModelSource(ABC):
         with explained(self.name, _folder(where)):
             config: PretrainedConfig = AutoConfig.from_pretrained(**where, trust_remote_code=False)
         check_kind(self.name, config)
+        if getattr(config, "quantization_config", None) is not None:  # our own, whose weights are read with their zeros
+            del config.quantization_config
         return config
 
     def skeleton(self, cache: Path) -> PreTrainedModel:
@@ -105,14 +109,19 @@ class ModelSource(ABC):
         Every weight comes from the files and every tensor of the files goes into the model: `UserError` otherwise, and
         where a weight is NaN or infinite. Prefixes that wrappers put before the names are taken off.
         """
-        self.structure(cache)
-        where = self.location(cache)
+        config, where = self.structure(cache), self.location(cache)
         with explained(self.name, _folder(where)):
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
+            loader: Any = AutoModelForCausalLM
+            sparse = _sparse_folder(where)
+            if sparse is not None:
+                loader, where = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], _with_zeros(sparse, config)
+            loaded: Any = loader.from_pretrained(
                 **where, dtype=_DTYPES[self.dtype], use_safetensors=True, trust_remote_code=False,
                 key_mapping=WRAPPERS, output_loading_info=True, ignore_mismatched_sizes=True,
             )  # fmt: skip
         model, found = cast(tuple[PreTrainedModel, dict[str, Any]], loaded)
+        if sparse is not None and (sparse / "generation_config.json").is_file():
+            model.generation_config = GenerationConfig.from_pretrained(sparse)
         refuse_what_does_not_fit(self.name, model, found)
         refuse_not_finite(self.name, model)
         moved = model.to(device)  # type: ignore[arg-type]  # wrapped without its own `self`
@@ -132,7 +141,7 @@ class Pretrained(ModelSource):
 
     def check(self) -> None:
         if Path(self.path).is_dir():
-            weight_files(Path(self.path))
+            _ = Stored(Path(self.path)).files
             return
         looks_local = self.path.startswith((".", "/", "~")) or self.path.count("/") != 1
         require(not looks_local, "path", self.path, "no such folder; a hub id has the form organisation/name")
@@ -219,6 +228,24 @@ class PackagedGguf(ModelSource):
         model.load_state_dict(quantised.state_dict())
         tokenizer = AutoTokenizer.from_pretrained(**where)
         write_folder_atomically(folder, model.save_pretrained, tokenizer.save_pretrained)
+
+
+def _sparse_folder(where: dict[str, Any]) -> Path | None:
+    """The folder of a model in this package's sparse format, which comes whole from the hub; None for any other."""
+    folder = _folder(where)
+    if folder is not None:
+        return folder if Stored(folder).sparse else None
+    config = AutoConfig.from_pretrained(**where, trust_remote_code=False)
+    if sparse_modules(getattr(config, "quantization_config", None)) is None:
+        return None
+    place = {key: value for key, value in where.items() if key != "pretrained_model_name_or_path"}
+    return Path(snapshot_download(where["pretrained_model_name_or_path"], allow_patterns=_NEEDED, **place))
+
+
+def _with_zeros(folder: Path, config: PretrainedConfig) -> dict[str, Any]:
+    """Arguments that give `from_pretrained` the weights of a sparse folder as those of any other."""
+    weights = dict(Stored(folder).tensors())
+    return {"pretrained_model_name_or_path": None, "config": config, "state_dict": weights}
 
 
 def _content(folder: Path, cache: Path) -> dict[str, Any]:

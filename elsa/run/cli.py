@@ -44,6 +44,7 @@ COMMANDS = {
     "doctor": "whether the same arguments to prune would find all they need here",
     "fetch": "copy what the same arguments to prune need from the hub to paths.mirror",
     "evaluate": "score a saved model",
+    "export": "a saved model in fewer bytes: sparse, or dense for other programs",
     "reproduce": "run a record again as it was, and say whether the bits are the same",
     "dashboard": "the Weights & Biases dashboard of a project, as code",
     "status": "the runs of the last sweep, and how far they are",

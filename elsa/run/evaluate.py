@@ -2,7 +2,6 @@
 very run at Weights & Biases) get the scores too, whatever has pruned it and wherever.
 """
 
-import os
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from elsa.config.prune import EvaluateConfig, Tracked, resolved_device
 from elsa.data.windows import WindowReader
 from elsa.distributed.ranks import ONE, Ranks
 from elsa.evaluation.base import Subject, summary_of
+from elsa.export.stored import Stored
 from elsa.files import content_hash, file_hash, file_name
 from elsa.model.loading import Pretrained, limits
 from elsa.model.weights import prunable_weights
@@ -50,7 +50,7 @@ def score(run: EvaluateConfig, config: dict[str, Any], ranks: Ranks = ONE) -> Fi
     `config` is the resolved config of `run`. `ranks`: that share the windows and tasks.
     """
     ranks.once(lambda: check_evaluate(run))
-    folder = ranks.once(lambda: next((each for each in _folders(run) if os.path.lexists(each / "result.json")), None))
+    folder = ranks.once(lambda: run.record_folder)
     key = ranks.once(lambda: str(evaluation_key(run.eval, Path(run.paths.cache))))
     if folder is None:
         record = _scored(run, config, None, key, ranks)
@@ -80,18 +80,15 @@ def _track(folder: Path, record: Record) -> None:
     tracker.close(Outcome(summary=summary_of(evaluation), tables=score_tables(scored(record, evaluation))))
 
 
-def _folders(run: EvaluateConfig) -> tuple[Path, Path]:
-    """Where the record of the checkpoint's run would lie: beside its model's folder, or in the one that is given."""
-    return run.model_folder.parent, Path(run.checkpoint)
-
-
 def _scored(run: EvaluateConfig, config: dict[str, Any], record: Record | None, key: str, ranks: Ranks) -> Record:
     """The record with this evaluation: that of the run, or a new one for a folder that no run left."""
     cache = Path(run.paths.cache)
     if record is not None and evaluation_of(record, key):
         return record
     before: dict[str, Any] = (
-        {"dtype": "float32"} if record is None else record["config"]["model"] | {"dtype": record.get("dtype")}
+        {"dtype": Stored(run.model_folder).dtype or "float32"}
+        if record is None
+        else record["config"]["model"] | {"dtype": record.get("dtype")}
     )
     bos = before.get("begin_with_bos", False) if run.begin_with_bos is None else run.begin_with_bos
     dtype = run.dtype or before["dtype"] or "float32"

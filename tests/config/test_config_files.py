@@ -12,6 +12,7 @@ from elsa.config.build import build
 from elsa.config.choices import CONF, choices, groups
 from elsa.config.commands import DashboardConfig, ReportConfig
 from elsa.config.compose import compose
+from elsa.config.deploy import ExportConfig
 from elsa.config.prune import EvaluateConfig, PruneConfig
 
 ROOT = Path(__file__).parents[2]
@@ -86,6 +87,8 @@ def test_the_other_commands_build():
     build(EvaluateConfig, compose("checkpoint=x", command="evaluate"))
     build(ReportConfig, compose(command="report"))
     build(DashboardConfig, compose("entity=us", command="dashboard"))
+    for form in choices("export"):
+        build(ExportConfig, compose("checkpoint=x", f"export={form}", command="export"))
 
 
 def test_hub_models_and_data_are_pinned_or_known_not_to_be():
@@ -98,7 +101,7 @@ def test_hub_models_and_data_are_pinned_or_known_not_to_be():
 
 
 def test_groups_are_the_nouns_of_a_run():
-    expected = ["data", "eval", "experiment", "method", "model", "paths", "penalty", "precision"]
+    expected = ["data", "eval", "experiment", "export", "method", "model", "paths", "penalty", "precision"]
     expected += ["sparsity", "sweep", "tracker", "training"]
     assert groups() == expected
 
@@ -115,4 +118,4 @@ def test_libraries_stay_in_their_place():
                     users[module.split(".")[0]].add(path.relative_to(ROOT / "elsa").parts[0])
     assert users["wandb"] == {"track"}
     assert users["lm_eval"] == {"evaluation"}
-    assert users["transformers"] == {"api.py", "model", "data", "checkpoint", "evaluation", "plan", "run"}
+    assert users["transformers"] == {"api.py", "model", "data", "checkpoint", "evaluation", "export", "plan", "run"}

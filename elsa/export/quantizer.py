@@ -1,0 +1,141 @@
+"""The door for plain transformers: `AutoModelForCausalLM.from_pretrained(folder)` once `elsa.export` is imported.
+
+Without that import such a folder is an error, since its files have names that no loader looks for. transformers knows
+formats of weights under the name of quantisation, which this need not be.
+"""
+
+import types
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+from transformers.quantizers.auto import (
+    AUTO_QUANTIZATION_CONFIG_MAPPING,
+    register_quantization_config,
+    register_quantizer,
+)
+from transformers.quantizers.base import HfQuantizer
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from elsa.errors import UserError
+from elsa.export.forms import form as form_of
+from elsa.export.linear import SparseLinear
+from elsa.export.stored import METHOD, VERSION, WEIGHTS, Stored, sparse_modules
+from elsa.export.writing import write_config, write_tensors
+from elsa.files import write_folder_atomically
+
+
+class ElsaSparseConfig(QuantizationConfigMixin):
+    """`quantization_config` of config.json: `modules` is {module: its entry}, `weights` the file to begin with."""
+
+    def __init__(self, modules: dict[str, Any], version: int = VERSION, weights: str = WEIGHTS, **unknown: Any):
+        self.quant_method = METHOD  # type: ignore[assignment] # one of transformers' own is declared
+        sparse_modules({"quant_method": METHOD, "version": version, "modules": modules})  # raises
+        self.version, self.modules, self.weights = version, modules, weights
+
+
+class ElsaSparseQuantizer(HfQuantizer):
+    """Puts `SparseLinear` in the place of the layers whose matrices are sparse."""
+
+    quantization_config: ElsaSparseConfig
+
+    def update_attn_implementation(self, config: PretrainedConfig) -> PretrainedConfig:
+        """The first hook that sees the config: say which file to look for."""
+        config.transformers_weights = self.quantization_config.weights
+        return config
+
+    update_tp_plan = update_attn_implementation  # the first one in transformers 5.0
+
+    def _process_model_before_weight_loading(self, model: PreTrainedModel, **given: Any) -> None:
+        dtype = given.get("dtype") or model.dtype
+        for name, entry in self.quantization_config.modules.items():
+            old = model.get_submodule(name)
+            if not isinstance(old, (nn.Linear, Conv1D)):
+                raise UserError(f"{name} is a {type(old).__name__} in this model, no linear layer")
+            model.set_submodule(name, SparseLinear(entry, old.bias is not None, dtype))
+        _check_files(model, [Path(each) for each in given["checkpoint_files"]])
+
+    def _process_model_after_weight_loading(self, model: PreTrainedModel, **given: Any) -> PreTrainedModel:
+        for name, module in sparse_layers(model).items():
+            try:
+                module.settle()
+            except UserError as error:
+                raise UserError(f"{name}: {error}") from error
+        # its own would write a file that loads at random without this package
+        model.save_pretrained = types.MethodType(save_pretrained, model)  # type: ignore[method-assign]
+        return model
+
+    def is_serializable(self, *given: Any, **named: Any) -> bool:
+        """By `save_pretrained` below alone."""
+        return False
+
+    @property
+    def is_trainable(self) -> bool:
+        return False
+
+
+def sparse_layers(model: nn.Module) -> dict[str, SparseLinear]:
+    """By name."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, SparseLinear)}
+
+
+def use_form(model: nn.Module, name: str | None) -> None:
+    """Hold every sparse matrix of a model in the form of that name, or each in the one that fits it.
+
+    Raises `UserError` for a form that there is not, or not on this device.
+    """
+    for layer in sparse_layers(model).values():
+        layer.settle(None if name is None else form_of(name, layer.csr().values.device))
+
+
+def save_pretrained(model: PreTrainedModel, save_directory: str | Path, **ignored: Any) -> None:
+    """Write a loaded sparse model as it was: the same bytes. The folder may hold other files, such as a tokenizer."""
+    folder = Path(save_directory)
+    layers = sparse_layers(model)
+    inside = tuple(f"{name}." for name in layers)
+    tied = set(getattr(model, "all_tied_weights_keys", None) or {})
+
+    def tensors() -> Any:
+        for name, tensor in model.state_dict().items():
+            if not name.startswith(inside) and name not in tied:
+                yield name, tensor.cpu(), False
+        for name, layer in layers.items():
+            yield f"{name}.weight", layer.packed(), layer.entry.get("transposed", False)
+            if layer.bias is not None:
+                yield f"{name}.bias", layer.bias.detach().cpu(), False
+
+    def write(where: Path) -> None:
+        entries = write_tensors(where, tensors())
+        config = model.config.to_dict() | {"dtype": str(model.dtype).removeprefix("torch.")}
+        write_config(where, config | {"architectures": [type(model).__name__]}, entries)
+        if model.can_generate():
+            model.generation_config.save_pretrained(where)
+
+    write_folder_atomically(folder / ".saved", write)
+    for path in (folder / ".saved").iterdir():
+        path.replace(folder / path.name)
+    (folder / ".saved").rmdir()
+
+
+def register() -> None:
+    """Tell transformers of the format, once."""
+    if METHOD not in AUTO_QUANTIZATION_CONFIG_MAPPING:
+        register_quantization_config(METHOD)(ElsaSparseConfig)
+        register_quantizer(METHOD)(ElsaSparseQuantizer)
+
+
+def _check_files(model: PreTrainedModel, files: list[Path]) -> None:
+    """Raise `UserError` unless the files hold just the model's tensors: transformers would draw what is missing."""
+    stored = Stored(files[0].parent)
+    wanted = set(model.state_dict()) - set(getattr(model, "all_tied_weights_keys", None) or {})
+    inside = {f"{name}.weight": name for name in stored.modules}
+    found = {n for n in stored.shapes if n not in inside} | {
+        f"{name}.weight_{part}" for name in stored.modules for part in stored.packed(name).parts
+    }
+    missing, left = sorted(wanted - found), sorted(found - set(model.state_dict()))
+    if missing or left:
+        said = [f"{len(missing)} tensors are missing ({missing[0]})"] if missing else []
+        said += [f"{len(left)} are not of the model ({left[0]})"] if left else []
+        raise UserError(f"path={stored.folder}: {', and '.join(said)}")
