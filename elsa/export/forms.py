@@ -6,16 +6,22 @@ Shapes: O outputs, I inputs, T tokens, N values.
 import importlib.util
 import warnings
 from abc import ABC, abstractmethod
+from math import ceil
 from typing import ClassVar
 
 import torch
 from torch.nn import functional as F
 
 from elsa.errors import did_you_mean, require
+from elsa.export.kernels import cpu_kernels
 from elsa.export.layout import Csr
+from elsa.sparsity.bits import pack, unpack
 
 LONGEST = 16  # tokens for which a sparse product is the faster one; the matrix is made dense for a call with more
-DENSEST = 0.35  # share of values above which a CPU is faster with the dense matrix
+_WORD = 32  # columns of a word of bits
+_DENSEST, _DENSEST_WIDE = 0.3, 0.8  # share of values above which a dense matrix is faster on a CPU
+_SPARSEST = 1 / 8  # share of values below which 16 bits a value are faster than a bit an entry
+_WIDEST = 1 << 16  # columns that 16 bits can name
 
 Held = dict[str, torch.Tensor]  # by name; a module holds them as its buffers
 
@@ -45,6 +51,10 @@ class Form(ABC):
     @abstractmethod
     def csr(self, held: Held, inputs: int) -> Csr:
         """The matrix again."""
+
+    def dense(self, held: Held, inputs: int, dtype: torch.dtype, transposed: bool) -> torch.Tensor:
+        """The matrix [O, I] with its zeros, in memory as [I, O] if `transposed`."""
+        return self.csr(held, inputs).dense(dtype, transposed)
 
 
 class Dense(Form):
@@ -100,6 +110,60 @@ class TorchCsr(_Fp32Csr):
         return y_TO if bias_O is None else y_TO + bias_O
 
 
+class _Compact(Form):
+    """The values in the model's dtype, and `places`: kernels of this package, which a C++ compiler builds once."""
+
+    @staticmethod
+    def runs_on(device: torch.device) -> bool:
+        return device.type == "cpu" and cpu_kernels() is None
+
+    def hold(self, csr: Csr, dtype: torch.dtype) -> Held:
+        values = csr.values.to(dtype if dtype == torch.bfloat16 else torch.float32)
+        return {"places": self.places(csr), "rows": csr.rows, "values": _with_room(values)}
+
+    @abstractmethod
+    def places(self, csr: Csr) -> torch.Tensor:
+        """Where the values stand."""
+
+    def product(self, held: Held, x_TI: torch.Tensor, bias_O: torch.Tensor | None) -> torch.Tensor:
+        y_TO: torch.Tensor = torch.ops.elsa_cpu.product(held["places"], held["rows"], held["values"], x_TI)
+        return y_TO if bias_O is None else y_TO + bias_O
+
+    def dense(self, held: Held, inputs: int, dtype: torch.dtype, transposed: bool) -> torch.Tensor:
+        weight_OI: torch.Tensor = torch.ops.elsa_cpu.dense(held["places"], held["rows"], held["values"], inputs)
+        return weight_OI.t().contiguous().t().to(dtype) if transposed else weight_OI.to(dtype)
+
+
+class CpuBits(_Compact):
+    """A bit an entry."""
+
+    name = "bits"
+
+    def places(self, csr: Csr) -> torch.Tensor:
+        outputs, words = len(csr.rows) - 1, ceil(csr.inputs / _WORD)
+        mask_OI = torch.zeros(outputs, words * _WORD, dtype=torch.bool)
+        mask_OI[csr.of_each(torch.arange(outputs)), csr.columns.long()] = True
+        return pack(mask_OI).view(torch.int32)
+
+    def csr(self, held: Held, inputs: int) -> Csr:
+        columns = unpack(held["places"].view(torch.uint8), inputs).nonzero()[:, 1]
+        return Csr(held["rows"], columns.int(), held["values"][:-_WORD], inputs)
+
+
+class CpuCsr16(_Compact):
+    """16 bits a value for its column."""
+
+    name = "csr16"
+
+    def places(self, csr: Csr) -> torch.Tensor:
+        require(csr.inputs <= _WIDEST, "form", self.name, f"at most {_WIDEST:,} columns, here {csr.inputs:,}")
+        return _with_room(csr.columns.to(torch.int16))
+
+    def csr(self, held: Held, inputs: int) -> Csr:
+        columns = held["places"][:-_WORD].int() & (_WIDEST - 1)
+        return Csr(held["rows"], columns, held["values"][:-_WORD], inputs)
+
+
 class ScipyCsr(_Fp32Csr):
     """scipy's, on any CPU, in one thread."""
 
@@ -119,22 +183,39 @@ class ScipyCsr(_Fp32Csr):
         return y_TO if bias_O is None else y_TO + bias_O
 
 
-FORMS: dict[str, type[Form]] = {each.name: each for each in (TorchCsr, ScipyCsr, Dense)}
+FORMS: tuple[type[Form], ...] = (CpuBits, CpuCsr16, TorchCsr, ScipyCsr, Dense)
+
+
+def forms_on(device: torch.device) -> dict[str, type[Form]]:
+    """The forms that run there, by name, the one to prefer first."""
+    return {each.name: each for each in FORMS if each.runs_on(device)}
 
 
 def form(name: str, device: torch.device) -> Form:
     """The form of that name. Raises `UserError` if there is none, or if it does not run on `device`."""
-    require(name in FORMS, "form", name, did_you_mean(name, FORMS))
-    here = [each for each in FORMS if FORMS[each].runs_on(device)]
+    known, here = {each.name for each in FORMS}, forms_on(device)
+    require(name in known, "form", name, did_you_mean(name, known))
     require(name in here, "form", name, f"not on {device.type} here, where there are {', '.join(here)}")
-    return FORMS[name]()
+    return here[name]()
 
 
 def fitting(device: torch.device, share: float) -> Form:
-    """The form for a matrix with this share of values: a rule, from the times that `elsa bench` measures."""
-    if share > DENSEST:
+    """The form for a matrix with this share of values: a rule, by bytes and by the times that `elsa bench` measures.
+
+    With this package's kernels it is 16 bits a value for the sparsest, and bits up to the share at which a dense matrix
+    is faster; else the first library that is here.
+    """
+    here = forms_on(device)
+    if "bits" not in here:
+        return next(iter(here.values()))() if share <= _DENSEST else Dense()
+    if device.type == "cpu" and share > (_DENSEST_WIDE if torch.ops.elsa_cpu.is_wide() else _DENSEST):
         return Dense()
-    return next(each for each in FORMS.values() if each.runs_on(device))()
+    return here["csr16" if share < _SPARSEST else "bits"]()
+
+
+def _with_room(tensor: torch.Tensor) -> torch.Tensor:
+    """With a word's worth of zeros, for the kernels read ahead."""
+    return torch.cat([tensor, tensor.new_zeros(_WORD)])
 
 
 def _csr_tensor(rows: torch.Tensor, columns: torch.Tensor, values: torch.Tensor, inputs: int) -> torch.Tensor:

@@ -18,8 +18,8 @@ from elsa.errors import UserError
 from elsa.sparsity.bits import pack, unpack
 
 LAYOUTS = ("bits", "gaps", "dense")
-PART_DTYPES = {"bits": torch.uint8, "gaps": torch.uint8, "counts": torch.int32, "scale": torch.float32}
 _ESCAPE = 255
+_NARROW = 1 << 15  # columns, below which 16 bits count a row's values
 
 
 class Csr(NamedTuple):
@@ -58,8 +58,8 @@ class Csr(NamedTuple):
 class Packed:
     """A matrix as it lies on disk.
 
-    `parts`: tensors by name, uint8 `bits` [O, B]; or uint8 `gaps` [G] with int32 `counts` [O] of values; and `values`
-    [N]; with int8 values a float32 `scale` [O].
+    `parts`: tensors by name, uint8 `bits` [O, B]; or uint8 `gaps` [G] with `counts` [O] of values, int16 or, for wide
+    rows, int32; and `values` [N]; with int8 values a float32 `scale` [O].
     """
 
     layout: str
@@ -80,11 +80,14 @@ class Packed:
 
     def csr(self) -> Csr:
         """Its values by rows; int8 is multiplied by its scale, to float32. Raises `UserError` if the parts disagree."""
-        outputs, inputs = self.shape
-        values = self.parts["values"].view(-1)
+        csr, scale_O = self._stored(), self.parts.get("scale")
+        return csr if scale_O is None else csr._replace(values=csr.values.float() * csr.of_each(scale_O))
+
+    def _stored(self) -> Csr:
+        inputs, values = self.shape[1], self.parts["values"]
         if self.layout == "dense":
-            counts, columns = _dense_positions(outputs, inputs)
-        elif self.layout == "bits":
+            return Csr.of(values.view(self.shape))
+        if self.layout == "bits":
             mask_OI = unpack(self.parts["bits"], inputs)
             counts, columns = mask_OI.sum(1), mask_OI.nonzero()[:, 1]
             if inputs % 8 and bool((self.parts["bits"][:, -1] >> (inputs % 8)).any()):
@@ -93,8 +96,7 @@ class Packed:
             counts, columns = self._from_gaps()
         if len(columns) != len(values):
             raise UserError(f"it has places for {len(columns):,} values, and {len(values):,} values")
-        csr, scale_O = Csr(_starts(counts).int(), columns.int(), values, inputs), self.parts.get("scale")
-        return csr if scale_O is None else csr._replace(values=values.float() * csr.of_each(scale_O))
+        return Csr(_starts(counts).int(), columns.int(), values, inputs)
 
     def _from_gaps(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Counts [O] and columns [N], int64."""
@@ -124,8 +126,8 @@ def pack_matrix(weight_OI: torch.Tensor, layout: str | None = None, scale_O: tor
     if layout in (None, "bits"):
         packed.append(Packed("bits", shape, {"bits": pack(mask_OI)} | values))
     if layout in (None, "gaps"):
-        counts = mask_OI.sum(1)
-        packed.append(Packed("gaps", shape, {"gaps": _gaps(rows, columns), "counts": counts.int()} | values))
+        counts = mask_OI.sum(1).to(part_dtypes(shape)["counts"])
+        packed.append(Packed("gaps", shape, {"gaps": _gaps(rows, columns), "counts": counts} | values))
     if layout is None:
         packed.append(pack_matrix(weight_OI, "dense", scale_O))
     return min(packed, key=lambda each: each.nbytes)
@@ -166,6 +168,12 @@ def part_shapes(entry: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     return sizes | ({"scale": (outputs,)} if entry.get("scaled") else {})
 
 
+def part_dtypes(shape: tuple[int, int]) -> dict[str, torch.dtype]:
+    """Of all parts but the values."""
+    counts = torch.int16 if shape[1] < _NARROW else torch.int32
+    return {"bits": torch.uint8, "gaps": torch.uint8, "counts": counts, "scale": torch.float32}
+
+
 def entry_of(packed: Packed, transposed: bool) -> dict[str, Any]:
     """What config.json says of a matrix. `transposed`: its module keeps it as [I, O]."""
     entry = {"layout": packed.layout, "shape": list(packed.shape), "values": len(packed.parts["values"])}
@@ -185,10 +193,6 @@ def _gaps(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
     gaps = torch.full((len(rows) + (int(escapes[-1]) if len(rows) else 0),), _ESCAPE, dtype=torch.uint8)
     gaps[torch.arange(len(rows)) + escapes] = (zeros % _ESCAPE).to(torch.uint8)
     return gaps
-
-
-def _dense_positions(outputs: int, inputs: int) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.full((outputs,), inputs), torch.arange(inputs).repeat(outputs)
 
 
 def _starts(counts: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from elsa.errors import UserError
 from elsa.export.forms import LONGEST, Form, fitting
-from elsa.export.layout import PART_DTYPES, Csr, Packed, pack_matrix, part_shapes
+from elsa.export.layout import Csr, Packed, pack_matrix, part_dtypes, part_shapes
 
 
 class SparseLinear(nn.Module):
@@ -23,13 +23,22 @@ class SparseLinear(nn.Module):
         self.out_features, self.in_features = entry["shape"]
         self.entry, self._dtype = entry, dtype
         self.form: Form | None = None
-        values = torch.int8 if entry.get("scaled") else dtype
+        dtypes = part_dtypes(tuple(entry["shape"])) | {"values": torch.int8 if entry.get("scaled") else dtype}
         for name, shape in part_shapes(entry).items():
-            self.register_buffer(
-                f"weight_{name}", torch.empty(shape, dtype=PART_DTYPES.get(name, values), device="meta")
-            )
+            self.register_buffer(f"weight_{name}", torch.empty(shape, dtype=dtypes[name], device="meta"))
         empty = torch.empty(self.out_features, dtype=dtype, device="meta")
         self.bias = nn.Parameter(empty, requires_grad=False) if bias else None
+
+    @classmethod
+    def of(cls, weight_OI: torch.Tensor, bias_O: torch.Tensor | None, form: Form) -> "SparseLinear":
+        """A layer with this matrix, in a form."""
+        entry = {"layout": "dense", "shape": list(weight_OI.shape), "values": weight_OI.numel()}
+        layer = cls(entry, bias_O is not None, weight_OI.dtype)
+        layer.weight_values = weight_OI.reshape(-1)
+        if bias_O is not None:
+            layer.bias = nn.Parameter(bias_O, requires_grad=False)
+        layer.settle(form)
+        return layer
 
     def settle(self, form: Form | None = None) -> None:
         """Hold the matrix in `form`, by default in the one that fits it. Raises `UserError` if its parts are broken."""
@@ -56,11 +65,25 @@ class SparseLinear(nn.Module):
         whole = csr._replace(values=(csr.values.float() / csr.of_each(scale_O)).round())
         return pack_matrix(whole.dense(torch.int8).cpu(), self.entry["layout"], scale_O.cpu())
 
+    @property
+    def weight(self) -> torch.Tensor:
+        """The matrix with its zeros, as the layer that this one stands for has it: for code that asks for a weight's
+        dtype or device, or draws it at random unless it is marked as loaded.
+        """
+        transposed = self.entry.get("transposed", False)
+        if self.form is None:
+            matrix_OI = torch.empty(self.out_features, self.in_features, dtype=self._dtype, device="meta")
+        else:
+            matrix_OI = self.form.dense(self._held, self.in_features, self._dtype, transposed)
+        matrix = matrix_OI.t() if transposed else matrix_OI
+        matrix._is_hf_initialized = True  # type: ignore[attr-defined] # the mark of transformers
+        return matrix
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         assert self.form is not None, "it has not settled"
         x_TI = x.reshape(-1, self.in_features)
         if self.form.sparse and len(x_TI) > LONGEST:
-            dense_OI = self.csr().dense(x.dtype, self.entry.get("transposed", False))
+            dense_OI = self.form.dense(self._held, self.in_features, x.dtype, self.entry.get("transposed", False))
             y_TO = F.linear(x_TI, dense_OI, self.bias)
         else:
             y_TO = self.form.product(self._held, x_TI, self.bias)

@@ -29,6 +29,8 @@ INT8 = "int8"
 SHARD = 5 * 10**9  # bytes
 _BESIDE_INT8 = "bfloat16"  # of what is no pruned matrix
 _COPIED = ("*.json", "*.model", "*.txt", "*.jinja")  # tokenizer, chat template, generation config
+# a name of weights in config.json would let transformers alone read them, and draw the rest at random
+_NOT_OF_A_FILE = ("quantization_config", "torch_dtype", "transformers_weights")
 _NOT_COPIED = ("config.json", "export.json", "record.json", SAFE_WEIGHTS_INDEX_NAME, INDEX)
 
 
@@ -120,7 +122,7 @@ def export(
 
 
 def write_tensors(
-    folder: Path, tensors: Iterable[tuple[str, torch.Tensor | Packed, bool]], *, sparse: bool = True, shard: int = SHARD
+    folder: Path, tensors: Iterable[tuple[str, torch.Tensor | Packed, bool]], *, sparse: bool = True
 ) -> dict[str, Any]:
     """Write named tensors, and matrices in their layouts, to one file or several; {module: entry} of the latter.
 
@@ -144,7 +146,7 @@ def write_tensors(
         else:
             parts = {name: tensor.contiguous()}
         size = sum(part.nbytes for part in parts.values())
-        if held and size + sum(each.nbytes for each in held.values()) > shard:
+        if held and size + sum(each.nbytes for each in held.values()) > SHARD:
             flush()
         held |= parts
         total += size
@@ -164,7 +166,7 @@ def write_tensors(
 
 def write_config(folder: Path, config: dict[str, Any], entries: dict[str, Any] | None) -> None:
     """Write config.json. `entries`: of the matrices; None for a model that any loader reads."""
-    plain = {key: value for key, value in config.items() if key not in ("quantization_config", "torch_dtype")}
+    plain = {key: value for key, value in config.items() if key not in _NOT_OF_A_FILE}
     if entries is not None:
         weights = WEIGHTS if (folder / WEIGHTS).is_file() else INDEX
         plain["quantization_config"] = {

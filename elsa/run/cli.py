@@ -45,6 +45,7 @@ COMMANDS = {
     "fetch": "copy what the same arguments to prune need from the hub to paths.mirror",
     "evaluate": "score a saved model",
     "export": "a saved model in fewer bytes: sparse, or dense for other programs",
+    "bench": "how fast a saved model decodes, dense and sparse, and in how many bytes",
     "reproduce": "run a record again as it was, and say whether the bits are the same",
     "dashboard": "the Weights & Biases dashboard of a project, as code",
     "status": "the runs of the last sweep, and how far they are",

@@ -1,12 +1,14 @@
 """`elsa export checkpoint=<folder>`: a saved model in fewer bytes, with what that gains and costs."""
 
 import dataclasses
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
+from elsa.checkpoint.saving import save
 from elsa.config.build import build
 from elsa.config.checks import check_folders
 from elsa.config.compose import plain
@@ -44,10 +46,14 @@ def export(composed: DictConfig) -> None:
 def exported(run: ExportConfig, record: Record | None) -> dict[str, Any]:
     """Write the folder; what its export.json says. `record`: that of the model's run, if there is one."""
     name = file_name(run.model_folder.resolve().name)
-    source = Pretrained(name=name, path=str(run.model_folder))
-    weights = prunable_weights(source.skeleton(Path(run.paths.cache)))
-    matrices = {name: weight.transposed for name, weight in weights.items()}
-    return write_export(Stored(run.model_folder), matrices, run.export, run.folder, record)
+    cache, source = Path(run.paths.cache), Pretrained(name=name, path=str(run.model_folder))
+    skeleton, stored = source.skeleton(cache), Stored(run.model_folder)
+    matrices = {name: weight.transposed for name, weight in prunable_weights(skeleton).items()}
+    if stored.shapes.keys() <= skeleton.state_dict().keys():
+        return write_export(stored, matrices, run.export, run.folder, record)
+    with tempfile.TemporaryDirectory() as folder:  # its files have other names than the model
+        save(*source.load(cache, "cpu"), Path(folder) / "model")
+        return write_export(Stored(Path(folder) / "model"), matrices, run.export, run.folder, record)
 
 
 def _print(run: ExportConfig, facts: dict[str, Any], seconds: float) -> None:

@@ -1,0 +1,1 @@
+"""Saved models at work: what they say, and how fast."""
