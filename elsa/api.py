@@ -24,6 +24,8 @@ from elsa.config.prune import EvaluateConfig, PruneConfig
 from elsa.data.sources import Stdlib, TextSource
 from elsa.data.windows import WindowReader
 from elsa.errors import UserError, require
+from elsa.export.quantizer import load_sparse
+from elsa.export.stored import Stored
 from elsa.files import file_name
 from elsa.method.base import Method, Task
 from elsa.model.loading import Pretrained, limits
@@ -112,14 +114,22 @@ def evaluate(checkpoint: str | Path | Run, *, overrides: Iterable[str] = ()) -> 
 
 
 def load(
-    folder: str | Path, dtype: str = "float32", device: str = "cpu"
+    folder: str | Path, dtype: str | None = None, device: str = "cpu", form: str | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """Model, in evaluation mode, and tokenizer of a run's folder, or of any folder that transformers loads."""
+    """Model, in evaluation mode, and tokenizer of a run's folder, an exported one, or any that transformers loads.
+
+    `dtype`: None for the one that was exported, float32 for other folders. `form`: in which an exported model holds its
+    sparse matrices; None for the one that fits each.
+    """
     where = Path(folder) / "model" if (Path(folder) / "model").is_dir() else Path(folder)
     require(where.is_dir(), "folder", folder, "no such folder; give a run's folder or that of a model")
-    source = Pretrained(name=file_name(where.name), path=str(where), dtype=dtype)
+    stored = Stored(where)
+    source = Pretrained(name=file_name(where.name), path=str(where), dtype=dtype or stored.dtype or "float32")
     source.check()
-    return source.load(_cache(), device)
+    if not stored.sparse:
+        require(form is None, "form", form, f"{folder} was not exported as sparse")
+        return source.load(_cache(), device)
+    return load_sparse(where, source.dtype, device, form), source.tokenizer(_cache())
 
 
 def prune_model(

@@ -27,9 +27,9 @@ def pruned_key(run: PruneConfig) -> Key:
     return Key.of(question, things)
 
 
-def evaluation_key(evaluation: Evaluation, cache: Path) -> Key:
-    """What decides the scores of given weights."""
-    return Key.of(evaluation.identity(cache), evaluation)
+def evaluation_key(evaluation: Evaluation, cache: Path, other: dict[str, Any] | None = None) -> Key:
+    """What decides the scores of given weights. `other`: how they are loaded, where that is not as they were saved."""
+    return Key.of(evaluation.identity(cache) | (other or {}), evaluation)
 
 
 def run_name(run: PruneConfig, key: Key) -> str:

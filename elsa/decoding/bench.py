@@ -149,7 +149,7 @@ def verdict(found: dict[str, Any], every: list[Side]) -> dict[str, Any]:
     if dense is None or sparse is None:
         return {"words": "nothing to compare: a dense and a sparse side are wanted"}
     ratio = against(found[sparse]["seconds"], found[dense]["seconds"])
-    range_ = f"95 % of the interval {ratio['low']:.2f} to {ratio['high']:.2f}"
+    range_ = f"95 % interval {ratio['low']:.2f} to {ratio['high']:.2f}"
     if ratio["low"] >= _GAIN:
         words = f"{sparse} is {ratio['ratio']:.2f} times as fast as the fastest dense, {dense} ({range_})"
     elif ratio["high"] <= 1 / _GAIN:

@@ -8,8 +8,9 @@ import types
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 from transformers.quantizers.auto import (
     AUTO_QUANTIZATION_CONFIG_MAPPING,
@@ -88,6 +89,17 @@ def use_form(model: nn.Module, name: str | None) -> None:
     """
     for layer in sparse_layers(model).values():
         layer.settle(None if name is None else form_of(name, layer.csr().values.device))
+
+
+def load_sparse(folder: Path, dtype: str, device: str, form_name: str | None = None) -> PreTrainedModel:
+    """An exported model, in evaluation mode, its matrices in the form of that name, or each in the one that fits it."""
+    register()
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=getattr(torch, dtype), device_map={"": device}, trust_remote_code=False
+    )
+    if form_name is not None:
+        use_form(model, form_name)
+    return model
 
 
 def save_pretrained(model: PreTrainedModel, save_directory: str | Path, **ignored: Any) -> None:

@@ -13,6 +13,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from elsa.files import write_atomically
 from elsa.record.record import Record
 from elsa.report.grid import Grid
+from elsa.report.speed import Speed
 
 _DENSE_LINE: dict[str, Any] = {"color": "black", "linestyle": "--", "linewidth": 1}
 _WITH_LEGEND = (10, 5)  # inches
@@ -172,6 +173,31 @@ def _scatter(
     _log_perplexity(axis, "perplexity")
     axis.set_title(title, fontsize=9)
     _legend(figure)
+    _save(figure, path, dpi=150)
+
+
+@_as_it_is
+def deployment_figure(found: list[Speed], path: Path) -> None:
+    """A PNG of perplexity against tokens a second, and against bytes in memory: dense and sparse, at one load.
+
+    Runs without a perplexity that has a place on a log axis are left out.
+    """
+    figure = _figure(12, 4.5)
+    shown = [each for each in found if each.perplexity is not None and _has_place(each.perplexity)]
+    for axis, label, key in zip(
+        figure.subplots(1, 2), ("tokens a second", "MB in memory"), ("tokens_per_second", "megabytes"), strict=True
+    ):
+        for name in ("dense", "sparse"):
+            points = [(getattr(getattr(each, name), key), each.perplexity, each.record["pattern"]) for each in shown]
+            axis.scatter([place for place, _, _ in points], [quality for _, quality, _ in points], label=name)
+            for place, quality, pattern in points:
+                axis.annotate(pattern, (place, quality), textcoords="offset points", xytext=(4, 2), fontsize=6)
+        axis.set_xlabel(label)
+        axis.set_xlim(left=0)
+        _log_perplexity(axis, "perplexity")
+        axis.legend(fontsize=8)
+    models = ", ".join(dict.fromkeys(each.record["model"] for each in found))
+    figure.suptitle(f"{models}: quality by speed and size, batch {found[0].batch.batch}, threads {found[0].threads}")
     _save(figure, path, dpi=150)
 
 

@@ -93,7 +93,7 @@ def scored_alike(records: list[Record]) -> list[tuple[str, tuple[Any, ...], list
     parts: dict[tuple[Any, ...], list[Record]] = {}
     for record in records:
         for name, score in record["perplexity"].items():
-            parts.setdefault((name, tuple(score[key] for key in _PROTOCOL)), []).append(record)
+            parts.setdefault((name, tuple(score.get(key) for key in (*_PROTOCOL, "loaded"))), []).append(record)
     return [(name, protocol, found) for (name, protocol), found in parts.items()]
 
 
@@ -107,9 +107,10 @@ def grids(records: list[Record]) -> list[Grid]:
 
 
 def _grid(model: str, name: str, protocol: tuple[Any, ...], records: list[Record]) -> Grid:
-    windows, length, split = protocol[:3]
+    (windows, length, split), loaded = protocol[:3], protocol[-1]
     dense = sorted({in_words(r["perplexity"][name]["perplexity"], 2) for r in records if r["pattern"] == _DENSE})
     title = f"{model}, perplexity on {name} ({windows} {split} windows of {length} tokens"
+    title += f", {loaded}" if loaded else ""
     title += f"; without pruning {' or '.join(dense)})" if dense else ")"
     pruned = [record for record in records if record["pattern"] != _DENSE]
     labels = row_labels(pruned)

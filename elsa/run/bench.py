@@ -30,6 +30,7 @@ from elsa.export.forms import form
 from elsa.files import content_hash, file_hash, file_name, read_json, write_json
 from elsa.model.loading import Pretrained, limits
 from elsa.record.environment import environment
+from elsa.record.record import Record, read_record
 from elsa.report.table import console
 
 _MB = 1e6
@@ -74,7 +75,7 @@ def timed(run: BenchConfig, device: torch.device) -> dict[str, Any]:
     with torch._dynamo.config.patch(recompile_limit=8 * len(every) * len(run.batch)):  # one forward, many models
         batches = [_batch(run, every, size, found["vocabulary"] or 1, speed) for size in run.batch]
     weights = {path.name: file_hash(path) for path in sorted(run.model_folder.glob("*.safetensors"))}
-    record = read_json(run.model_folder / "record.json") or {}
+    record = (None if run.record_folder is None else read_record(run.record_folder)) or _published(run)
     return {
         "checkpoint": run.checkpoint, "run": record.get("name"), "weights_sha256": weights,
         "threads": torch.get_num_threads(), "bandwidth": speed, "environment": environment(str(device)),
@@ -110,6 +111,11 @@ def _print(batch: dict[str, Any]) -> None:
         table.add_row(name, *shown)
     console(130).print(table)
     print(batch["verdict"]["words"])
+
+
+def _published(run: BenchConfig) -> Record:
+    """The record that an exported folder carries; an empty one if it carries none."""
+    return read_json(run.model_folder / "record.json") or {}
 
 
 def _place(run: BenchConfig) -> Path:

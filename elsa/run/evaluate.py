@@ -51,14 +51,16 @@ def score(run: EvaluateConfig, config: dict[str, Any], ranks: Ranks = ONE) -> Fi
     """
     ranks.once(lambda: check_evaluate(run))
     folder = ranks.once(lambda: run.record_folder)
-    key = ranks.once(lambda: str(evaluation_key(run.eval, Path(run.paths.cache))))
+    cache = Path(run.paths.cache)
     if folder is None:
+        key = ranks.once(lambda: str(evaluation_key(run.eval, cache)))
         record = _scored(run, config, None, key, ranks)
         folder = Path(run.paths.outputs) / "evaluations" / record["name"]
         ranks.once(partial(write_record, folder, record))
     else:
         with alone(folder, ranks):
             before = ranks.once(partial(read_record, folder))
+            key = ranks.once(lambda: str(evaluation_key(run.eval, cache, _loaded(run, before))))
             record = _scored(run, config, before, key, ranks)
             if ranks.first and record is not before:
                 write_record(folder, record)
@@ -85,13 +87,8 @@ def _scored(run: EvaluateConfig, config: dict[str, Any], record: Record | None, 
     cache = Path(run.paths.cache)
     if record is not None and evaluation_of(record, key):
         return record
-    before: dict[str, Any] = (
-        {"dtype": Stored(run.model_folder).dtype or "float32"}
-        if record is None
-        else record["config"]["model"] | {"dtype": record.get("dtype")}
-    )
-    bos = before.get("begin_with_bos", False) if run.begin_with_bos is None else run.begin_with_bos
-    dtype = run.dtype or before["dtype"] or "float32"
+    how = _as_saved(run, record) | _loaded(run, record)
+    dtype, bos = how["dtype"], how["begin_with_bos"]
     source = Pretrained(name=_name(run), path=str(run.model_folder), dtype=dtype, begin_with_bos=bos)
     ranks.once(source.check)
     device = resolved_device(run.device)
@@ -99,9 +96,28 @@ def _scored(run: EvaluateConfig, config: dict[str, Any], record: Record | None, 
     reader = WindowReader(tokenizer=tokenizer, cache=cache, begin_with_bos=bos, **limits(model))
     prepared = ranks.first_then_all(lambda: run.eval.prepare(reader))
     scores = run.eval.evaluate(Subject(model=model, tokenizer=tokenizer, cache=cache, ranks=ranks), prepared)
+    if other := _loaded(run, record):
+        for score in scores.get("perplexity", {}).values():
+            score["loaded"] = ", ".join(f"{name}={value}" for name, value in other.items())
     evaluation = {"key": key, "config": config["eval"], "environment": environment(device)} | scores
     record = record or _described(run, config, model)
     return record | {"evaluations": [*record["evaluations"], evaluation]}
+
+
+def _as_saved(run: EvaluateConfig, record: Record | None) -> dict[str, Any]:
+    """How the weights are loaded if nothing else is asked for."""
+    if record is None:
+        return {"dtype": Stored(run.model_folder).dtype or "float32", "begin_with_bos": False}
+    model = record["config"]["model"]
+    dtype = record.get("dtype") or model.get("dtype") or "float32"
+    return {"dtype": dtype, "begin_with_bos": model.get("begin_with_bos", False)}
+
+
+def _loaded(run: EvaluateConfig, record: Record | None) -> dict[str, Any]:
+    """What is asked for that is not as the weights were saved: part of what decides the scores."""
+    asked = {"dtype": run.dtype, "begin_with_bos": run.begin_with_bos}
+    saved = _as_saved(run, record)
+    return {name: value for name, value in asked.items() if value is not None and value != saved[name]}
 
 
 def _name(run: EvaluateConfig) -> str:

@@ -2,8 +2,9 @@
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 from pydantic import TypeAdapter
@@ -14,11 +15,12 @@ from elsa.config.commands import ReportConfig
 from elsa.config.compose import plain
 from elsa.errors import UserError
 from elsa.files import check_writable, content_hash, file_name, json_ready, write_text
-from elsa.record.record import Record, read_record, read_records, views
+from elsa.record.record import Record, read_record, read_records, scored, views
 from elsa.report.figure import (
     accuracy_figure,
     convergence_figure,
     cost_figure,
+    deployment_figure,
     drawable,
     grid_figure,
     pareto_figure,
@@ -34,6 +36,7 @@ from elsa.report.grid import (
     scored_alike,
 )
 from elsa.report.page import page
+from elsa.report.speed import Speed, bench_lines, benches_beside, read_benches, speed_table, speeds
 from elsa.report.table import console
 from elsa.sweep.manifest import Cell, read_manifest
 from elsa.track.jsonl import logged
@@ -55,10 +58,11 @@ def report(composed: DictConfig) -> None:
     for line in failed:
         print(f"elsa: no record of {line}", file=sys.stderr)
     found = _read(sources)
+    benches = _benches(sources)
     if not found:
         raise UserError(f"records={run.records}: no finished run below, that is no result.json")
     name = content_hash(sorted(record["name"] for record, _ in found))
-    _write(Path(run.paths.outputs) / "reports" / name, found, failed)
+    _write(Path(run.paths.outputs) / "reports" / name, found, failed, benches)
 
 
 def _reason(cell: Cell) -> str:
@@ -70,19 +74,24 @@ def _reason(cell: Cell) -> str:
     return cell.reason or cell.state
 
 
-def _write(folder: Path, whole: list[tuple[Record, Path | None]], failed: list[str]) -> None:
+def _write(
+    folder: Path, whole: list[tuple[Record, Path | None]], failed: list[str], benches: Sequence[dict[str, Any]] = ()
+) -> None:
     """`whole`: records with all their evaluations; tables and pictures see each protocol by itself."""
     found = [(view, path) for record, path in whole for view in views(record)]
     records = [record for record, _ in found]
     perplexities, accuracies = grids(records), accuracy_grids(records)
     every = perplexities + accuracies
-    tables = "\n".join(markdown_grid(grid) for grid in every)
-    pictures = _draw(folder, perplexities, accuracies, found)
+    measured = speeds([scored(record, record["evaluations"][0]) for record, _ in whole], benches)
+    tables = "\n".join([*(markdown_grid(grid) for grid in every), *([speed_table(measured)] if measured else [])])
+    pictures = _draw(folder, perplexities, accuracies, found) + _draw_speeds(folder, measured)
     texts = {
         "tables.md": tables, "tables.tex": "\n".join(latex_grid(grid) for grid in every), "cells.csv": csv_cells(every),
         "records.jsonl": "".join(json.dumps(json_ready(record)) + "\n" for record, _ in whole),
-        "index.html": page(every, pictures, records, failed),
+        "index.html": page(every, pictures, records, failed, measured),
     }  # fmt: skip
+    if measured:
+        texts["benches.jsonl"] = bench_lines(benches)
     for name, text in texts.items():
         write_text(folder / name, text)
     console(160).print(Markdown(tables))
@@ -104,8 +113,8 @@ def _draw(
             draw(f"perplexity_{number}", grid_figure, grid)
     for number, grid in enumerate(accuracies):
         draw(f"accuracy_{number}", accuracy_figure, grid)
-    for number, (name, _, scored) in enumerate(scored_alike([record for record, _ in found])):
-        alike = drawable(scored, name)
+    for number, (name, _, group) in enumerate(scored_alike([record for record, _ in found])):
+        alike = drawable(group, name)
         if any(record["pattern"] != "dense" for record in alike):
             draw(f"cost_{number}_{name}", cost_figure, alike, name)
         if len({record["pattern"] for record in alike}) > 1:
@@ -114,6 +123,26 @@ def _draw(
         if curves := _curves([(record, path) for record, path in found if record["model"] == model]):
             draw(f"convergence_{number}_{model}", convergence_figure, curves, f"training on {model}")
     return pictures
+
+
+def _draw_speeds(folder: Path, measured: list[Speed]) -> list[Path]:
+    """A picture for each number of threads and batch size."""
+    pictures = []
+    for threads, batch in dict.fromkeys((each.threads, each.batch.batch) for each in measured):
+        pictures.append(folder / f"deployment_{threads}_{batch}.png")
+        deployment_figure([s for s in measured if (s.threads, s.batch.batch) == (threads, batch)], pictures[-1])
+    return pictures
+
+
+def _benches(sources: list[Path]) -> list[dict[str, Any]]:
+    """What was measured of the runs of these records. What is broken is named and left out."""
+    found: list[dict[str, Any]] = []
+    for source in sources:
+        some, broken = benches_beside(source) if source.suffix == ".jsonl" else read_benches(source.parent)
+        found += some
+        for line in broken:
+            print(f"elsa: {line}", file=sys.stderr)
+    return found
 
 
 def _curves(found: list[tuple[Record, Path | None]]) -> Curves:
