@@ -79,7 +79,8 @@ def _track(folder: Path, record: Record) -> None:
     labels = {key: record[key] for key in ("model", "method", "pattern", "seed")}
     labels |= {"sparsity": record["sparsity"]["asked"]}
     tracker = source.open(TrackedRun(folder=folder, name=record["name"], labels=labels, config=config, step=None))
-    tracker.close(Outcome(summary=summary_of(evaluation), tables=score_tables(scored(record, evaluation))))
+    tables = score_tables(scored(record, evaluation))
+    tracker.close(Outcome(summary=summary_of(evaluation), tables=tables, record=folder / "result.json"))
 
 
 def _scored(run: EvaluateConfig, config: dict[str, Any], record: Record | None, key: str, ranks: Ranks) -> Record:

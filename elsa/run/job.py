@@ -192,12 +192,19 @@ class _Job:
             assert pruned is not None, "it was pruned and saved"
             record = ranks.once(partial(self._write_record, pruned, scores))
             if ranks.first:
-                outcome = Outcome(
-                    summary=summary_of(scores), tables=score_tables(record), pictures=self._pictures(record)
-                )
+                outcome = self._outcome(record, scores)
         finally:
             tracker.close(outcome)
         return record
+
+    def _outcome(self, record: Record, scores: dict[str, Any]) -> Outcome:
+        parent = {"name": self._run.model.name} | self._run.model.identity(Path(self._run.paths.cache))
+        saved = self._folder / "model"
+        return Outcome(
+            summary=summary_of(scores), tables=score_tables(record), pictures=self._pictures(record),
+            record=self._folder / "result.json", model=saved if saved.is_dir() else None,
+            made_from={"data": record["data_sha256"], "model": parent},
+        )  # fmt: skip
 
     def _kept(self, record: Record | None) -> Record | None:
         """What was pruned before, in the record of the run or in `pruned.json`; None, and said, if that is broken."""

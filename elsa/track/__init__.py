@@ -8,11 +8,18 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a finished run ends with. `tables`: rows by name, the header first. `pictures`: PNG files by name."""
+    """What a finished run ends with. `tables`: rows by name, the header first. `pictures`: PNG files by name.
+
+    `record`: its file. `model`: the folder of what was pruned, None if nothing was; `made_from`: what says which "data"
+    and which "model" that was made from.
+    """
 
     summary: dict[str, float] = field(default_factory=dict)
     tables: dict[str, list[list[Any]]] = field(default_factory=dict)
     pictures: dict[str, Path] = field(default_factory=dict)
+    record: Path | None = None
+    model: Path | None = None
+    made_from: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

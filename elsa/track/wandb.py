@@ -1,5 +1,6 @@
 """Weights & Biases, beside `metrics.jsonl`: offline where no key is set, and never a reason for a run to fail."""
 
+import json
 import logging
 import os
 import warnings
@@ -11,12 +12,14 @@ import wandb
 from wandb.errors import CommError
 
 from elsa.errors import require
+from elsa.files import content_hash
 from elsa.hub import answers
 from elsa.track import Outcome, TrackedRun, Tracker, TrackerSource
 from elsa.track.jsonl import JsonlTracker
 
 T = TypeVar("T")
 _MODES = ("online", "offline", "disabled")
+_ARTIFACTS = ("reference", "upload")
 _TAGS = ("model", "method", "pattern")
 _PATIENCE = 8  # seconds in which the server must begin to answer
 _LAST_PATIENCE = 60  # seconds at the end to send what is left; what was not sent stays on disk
@@ -27,14 +30,19 @@ _log = logging.getLogger(__name__)
 class Wandb(TrackerSource):
     """`mode`: online, offline, disabled, or null: as WANDB_MODE and WANDB_DISABLED say, else online if there is a key.
 
-    Where the server does not answer, a run goes on offline. `group`: null for the sweep's, if any.
+    Where the server does not answer, a run goes on offline. `group`: null for the sweep's, if any. `artifact`: the
+    pruned model as an artifact, with lineage from data and parent model to its evaluations: reference, which leaves the
+    files where they are, or upload; null for none.
     """
 
     project: str = "elsa"
     group: str | None = None
     mode: str | None = None
+    artifact: str | None = None
 
     def __post_init__(self) -> None:
+        kept = self.artifact is None or self.artifact in _ARTIFACTS
+        require(kept, "artifact", self.artifact, f"known: {', '.join(_ARTIFACTS)}, or null")
         known = self.mode is None or self.mode in _MODES
         require(known, "mode", self.mode, f"known: {', '.join(_MODES)}, or null")
 
@@ -72,7 +80,7 @@ class WandbTracker:
     """
 
     def __init__(self, source: Wandb, run: TrackedRun):
-        self._jsonl = JsonlTracker(run)
+        self._jsonl, self._artifact = JsonlTracker(run), source.artifact
         self._run: wandb.Run | None = None
         self._run = self._guarded(lambda: _started(source, run))
         started = self._run
@@ -104,7 +112,28 @@ class WandbTracker:
         if media:
             run.log(media)
         run.summary.update(outcome.summary)
+        if self._artifact is not None:
+            self._keep(run, outcome)
         run.finish()
+
+    def _keep(self, run: wandb.Run, outcome: Outcome) -> None:
+        """The model and its record as artifacts; what it was made from as their inputs, which need the server."""
+        for kind, content in outcome.made_from.items() if not run.offline else ():
+            used = wandb.Artifact(f"{kind}-{content_hash(content)}", type="dataset" if kind == "data" else kind)
+            with used.new_file("identity.json") as file:
+                json.dump(content, file, indent=2)
+            run.use_artifact(used)
+        if outcome.model is not None:
+            model = wandb.Artifact(run.name or run.id, type="model", metadata=outcome.made_from)
+            if self._artifact == "upload":
+                model.add_dir(str(outcome.model))
+            else:
+                model.add_reference(outcome.model.resolve().as_uri())
+            run.log_artifact(model)
+        if outcome.record is not None:
+            evaluation = wandb.Artifact(f"evaluation-{run.name or run.id}", type="evaluation")
+            evaluation.add_file(str(outcome.record))
+            run.log_artifact(evaluation)
 
     def _guarded(self, call: Callable[[], T]) -> T | None:
         try:

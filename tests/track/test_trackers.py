@@ -190,3 +190,28 @@ def test_a_disabled_wandb_leaves_nothing_but_the_metrics(tmp_path, with_key, mon
 def test_an_unknown_mode_is_refused():
     with pytest.raises(UserError, match=r"mode=onlin: known: online, offline, disabled"):
         Wandb(mode="onlin")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+@pytest.mark.parametrize("kept", ["reference", "upload"])
+def test_wandb_keeps_the_model_and_its_record_as_artifacts_if_asked(tmp_path, kept):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/weights.bin").write_bytes(b"weights")
+    (tmp_path / "result.json").write_text("{}")
+    made_from = {"data": {"train": "abc"}, "model": {"name": "tiny"}}
+    ended = Outcome(record=tmp_path / "result.json", model=tmp_path / "model", made_from=made_from)
+    for source in (Wandb(), Wandb(artifact=kept)):
+        source.open(tracked(tmp_path)).close(ended)
+    without, with_artifacts = sorted((tmp_path / "wandb").glob("offline-run-*"), key=lambda path: path.stat().st_mtime)
+    assert logged(without, "artifact") == []
+    model, evaluation = logged(with_artifacts, "artifact")
+    assert (model["type"], model["name"], evaluation["type"]) == ("model", "run-1", "evaluation")
+    assert json.loads(model["metadata"]) == made_from
+    (entry,) = model["manifest"]["contents"]
+    assert entry["path"] == "weights.bin"
+    assert entry.get("ref", "").startswith("file://") == (kept == "reference")
+
+
+def test_an_artifact_is_kept_in_a_known_way():
+    with pytest.raises(UserError, match="artifact=copy: known: reference, upload, or null"):
+        Wandb(artifact="copy")
