@@ -19,13 +19,19 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from forked import said, start  # isort: skip (it sets variables that libraries read at their import)
 
 import torch
 from safetensors.torch import load_file, save_file
 
+import elsa
 import elsa.model.loading
+from elsa.checkpoint.saving import save
+from elsa.export.stored import Stored
+from elsa.export.writing import Sparse, export
+from elsa.model.weights import prunable_weights
 
 TINY = Path(elsa.model.loading.__file__).parent / "tiny"
 SECONDS = 60
@@ -136,6 +142,20 @@ tracker=wandb tracker.mode=on"""
 COMMANDS = """\
 evaluate
 evaluate checkpoint=nope
+export
+export checkpoint=nope
+export checkpoint=. export=zip
+export checkpoint=. dtype=int3
+export checkpoint=. export=dense dtype=int8
+export checkpoint=. to=3
+export checkpoint=.
+bench
+bench checkpoint=nope
+bench checkpoint=.
+bench checkpoint=. batch=1
+bench checkpoint=. 'batch=[0]'
+bench checkpoint=. 'forms=[x]'
+bench checkpoint=. device=gpu
 report
 report 'records=[nope]'
 reproduce
@@ -414,12 +434,83 @@ def models() -> Iterator[Case]:
         given = ["model=pretrained", "model.path=m", *QUICK]
         yield Case(f"model {name}: prune", ["method=magnitude", *given], damaged(damage))
         yield Case(f"model {name}: evaluate", ["evaluate", "checkpoint=m", *QUICK], damaged(damage))
+        yield Case(f"model {name}: export", ["export", "checkpoint=m", "export=dense"], damaged(damage))
         if name not in ("nan", "inf"):  # which takes reading all of the weights
             yield Case(f"model {name}: doctor", ["doctor", "method=magnitude", *given], damaged(damage))
     for path in ("nope", "./nope", "/nope", "a/b/c", "facebook/opt-125m", "''", "..", "/etc/passwd"):
         yield Case(f"model path {path}", ["method=magnitude", "model=pretrained", f"model.path={path}", *QUICK])
     for name in ("../evil", "a/b", "..", ".x", "''", "x" * 200, "'a b'", "'<script>'", '"a\\nb"', "~"):
         yield Case(f"model name {name[:9]}", ["method=magnitude", f"model.name={name}", *QUICK], says="name")
+
+
+def sparse_damages() -> dict[str, Files]:
+    """What can be wrong with the folder `m` of an exported model."""
+
+    def quantization(change: Callable[[dict[str, Any]], object]) -> Files:
+        def apply(folder: Path) -> None:
+            known = json.loads((folder / "m/config.json").read_text())
+            change(known["quantization_config"])
+            (folder / "m/config.json").write_text(json.dumps(known))
+
+        return apply
+
+    def entry(key: str, value: object) -> Files:
+        return quantization(lambda known: known["modules"][next(iter(known["modules"]))].update({key: value}))
+
+    def without(part: str) -> Files:
+        def apply(folder: Path) -> None:
+            tensors = load_file(folder / "m/elsa.safetensors")
+            tensors.pop(next(name for name in tensors if name.endswith(part)))
+            save_file(tensors, folder / "m/elsa.safetensors", {"format": "pt"})
+
+        return apply
+
+    return {
+        "no modules": quantization(lambda known: known.pop("modules")),
+        "list of modules": quantization(lambda known: known.update(modules=[])),
+        "no module": quantization(lambda known: known.update(modules={})),
+        "number for an entry": quantization(lambda known: known["modules"].update({next(iter(known["modules"])): 3})),
+        "unknown module": quantization(lambda known: known["modules"].update(x=next(iter(known["modules"].values())))),
+        "version": quantization(lambda known: known.update(version=99)),
+        "layout": entry("layout", "zip"),
+        "shape": entry("shape", ["a", "b"]),
+        "flat shape": entry("shape", [3]),
+        "swapped shape": entry("shape", [512, 192]),
+        "values": entry("values", "many"),
+        "checksum": entry("crc32", 1),
+        "no checksum": entry("crc32", None),
+        "no values": without("weight_values"),
+        "no norm": without("norm.weight"),
+        "cut": lambda folder: (folder / "m/elsa.safetensors").write_bytes(
+            (folder / "m/elsa.safetensors").read_bytes()[:5000]
+        ),
+        "absent": lambda folder: (folder / "m/elsa.safetensors").unlink(),
+    }
+
+
+def sparse_models() -> Iterator[Case]:
+    def damaged(damage: Files) -> Files:
+        def files(folder: Path) -> None:
+            export_tiny(folder / "m")
+            damage(folder)
+
+        return files
+
+    for name, damage in sparse_damages().items():
+        given = ["model=pretrained", "model.path=m", *QUICK]
+        yield Case(f"sparse {name}: prune", ["method=magnitude", *given], damaged(damage))
+        yield Case(f"sparse {name}: evaluate", ["evaluate", "checkpoint=m", *QUICK], damaged(damage))
+        yield Case(f"sparse {name}: export", ["export", "checkpoint=m", "export=dense"], damaged(damage))
+
+
+def export_tiny(to: Path) -> None:
+    """The embedded model at 80 %, exported."""
+    model, tokenizer = elsa.load(TINY)
+    for weight in prunable_weights(model).values():
+        weight.value_OI[:, torch.arange(weight.shape_OI[1]) % 5 > 0] = 0
+    with tempfile.TemporaryDirectory() as folder:
+        save(model, tokenizer, Path(folder) / "m")
+        export(Stored(Path(folder) / "m"), dict.fromkeys(prunable_weights(model), False), Sparse(), to)
 
 
 # --- places, records, tasks
@@ -519,7 +610,7 @@ def tasks() -> Iterator[Case]:
 
 
 def cases() -> list[Case]:
-    made = (words, numbers, texts, tokens, models, places, records, tasks)
+    made = (words, numbers, texts, tokens, models, sparse_models, places, records, tasks)
     return [case for make in made for case in make()]
 
 

@@ -47,6 +47,7 @@ def exported(run: ExportConfig, record: Record | None) -> dict[str, Any]:
     """Write the folder; what its export.json says. `record`: that of the model's run, if there is one."""
     name = file_name(run.model_folder.resolve().name)
     cache, source = Path(run.paths.cache), Pretrained(name=name, path=str(run.model_folder))
+    source.tokenizer(cache)  # refused before it is copied
     skeleton, stored = source.skeleton(cache), Stored(run.model_folder)
     matrices = {name: weight.transposed for name, weight in prunable_weights(skeleton).items()}
     if stored.shapes.keys() <= skeleton.state_dict().keys():
