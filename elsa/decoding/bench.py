@@ -66,16 +66,14 @@ class _Nothing(nn.Module):
         return x.mean(-1, keepdim=True).expand(*x.shape[:-1], self.outputs)
 
 
-def sides(model: PreTrainedModel, dtypes: list[str], forms: list[str] | None, compiled: bool) -> list[Side]:
-    """All that is timed: dense in every dtype, each form of sparse, and the ceiling; eager, and `compiled` too.
+def sides(dense: list[PreTrainedModel], forms: list[str] | None, compiled: bool) -> list[Side]:
+    """All that is timed: the dense models, each form of sparse, and the ceiling; eager, and `compiled` too.
 
-    `model`: in the first of `dtypes`; the sparse ones are in the last. `forms`: null for all that run here. They share
-    the weights that they have in common.
+    `dense`: the model in several dtypes; the others are in the last one, and share with it what they have in common.
+    `forms`: None for all that run here.
     """
-    models = {f"dense {dtypes[0]}": model}
-    for dtype in dtypes[1:]:
-        models[f"dense {dtype}"] = copy.deepcopy(model).to(getattr(torch, dtype))
-    last = list(models.values())[-1]
+    models = {f"dense {str(each.dtype).removeprefix('torch.')}": each for each in dense}
+    last = dense[-1]
     here = [name for name, each in forms_on(last.device).items() if each is not Dense]
     for name in here if forms is None else forms:
         models[f"sparse {name}"] = with_layers(last, partial(_in_form, name))

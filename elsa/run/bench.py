@@ -62,15 +62,16 @@ def bench(composed: DictConfig) -> None:
 
 def timed(run: BenchConfig, device: torch.device) -> dict[str, Any]:
     """The model of `run`, timed at every size of its batch."""
-    source = Pretrained(name=file_name(run.model_folder.resolve().name), path=str(run.model_folder), dtype=run.dense[0])
-    model, _ = source.load(Path(run.paths.cache), str(device))
-    found = limits(model)
+    name, path = file_name(run.model_folder.resolve().name), str(run.model_folder)
+    sources = [Pretrained(name=name, path=path, dtype=dtype) for dtype in run.dense]
+    models = [source.load(Path(run.paths.cache), str(device))[0] for source in sources]
+    found = limits(models[0])
     longest = found["positions"]
     total = run.prompt + run.tokens
     require(
         longest is None or total <= longest, "tokens", run.tokens, f"with the prompt at most {longest} for this model"
     )
-    every = sides(model, run.dense, run.forms, run.compile)
+    every = sides(models, run.forms, run.compile)
     speed = bandwidth(device)
     with torch._dynamo.config.patch(recompile_limit=8 * len(every) * len(run.batch)):  # one forward, many models
         batches = [_batch(run, every, size, found["vocabulary"] or 1, speed) for size in run.batch]
