@@ -27,11 +27,11 @@ from elsa.decoding.bench import (
 )
 from elsa.errors import require
 from elsa.export.forms import form
-from elsa.files import content_hash, file_hash, file_name, read_json, write_json
+from elsa.files import content_hash, file_hash, file_name, write_json
 from elsa.model.loading import Pretrained, limits
 from elsa.record.environment import environment
-from elsa.record.record import Record, read_record
 from elsa.report.table import console
+from elsa.run.saved import record_of
 
 _MB = 1e6
 
@@ -76,7 +76,7 @@ def timed(run: BenchConfig, device: torch.device) -> dict[str, Any]:
     with torch._dynamo.config.patch(recompile_limit=8 * len(every) * len(run.batch)):  # one forward, many models
         batches = [_batch(run, every, size, found["vocabulary"] or 1, speed) for size in run.batch]
     weights = {path.name: file_hash(path) for path in sorted(run.model_folder.glob("*.safetensors"))}
-    record = (None if run.record_folder is None else read_record(run.record_folder)) or _published(run)
+    record = record_of(run) or {}
     return {
         "checkpoint": run.checkpoint, "run": record.get("name"), "weights_sha256": weights,
         "threads": torch.get_num_threads(), "bandwidth": speed, "environment": environment(str(device)),
@@ -112,11 +112,6 @@ def _print(batch: dict[str, Any]) -> None:
         table.add_row(name, *shown)
     console(130).print(table)
     print(batch["verdict"]["words"])
-
-
-def _published(run: BenchConfig) -> Record:
-    """The record that an exported folder carries; an empty one if it carries none."""
-    return read_json(run.model_folder / "record.json") or {}
 
 
 def _place(run: BenchConfig) -> Path:

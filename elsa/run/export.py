@@ -21,8 +21,9 @@ from elsa.export.writing import export as write_export
 from elsa.files import file_name
 from elsa.model.loading import Pretrained
 from elsa.model.weights import prunable_weights
-from elsa.record.record import Record, read_record
+from elsa.record.record import Record
 from elsa.run.evaluate import score
+from elsa.run.saved import record_of
 
 _MB = 1e6
 
@@ -32,7 +33,7 @@ def export(composed: DictConfig) -> None:
     run = build(ExportConfig, plain(composed))
     check_folders(run.paths)
     run.check_folder()
-    record = None if run.record_folder is None else read_record(run.record_folder)
+    record = record_of(run)
     wanted = run.evaluate if run.evaluate is not None else run.dtype == INT8 and record is not None
     require(not wanted or record is not None, "evaluate", run.evaluate, f"{run.checkpoint} has no record of a run")
     began = time.monotonic()

@@ -118,4 +118,14 @@ def test_libraries_stay_in_their_place():
                     users[module.split(".")[0]].add(path.relative_to(ROOT / "elsa").parts[0])
     assert users["wandb"] == {"track"}
     assert users["lm_eval"] == {"evaluation"}
-    assert users["transformers"] == {"api.py", "model", "data", "checkpoint", "evaluation", "export", "plan", "run"}
+    assert users["transformers"] == {
+        "api.py",
+        "model",
+        "data",
+        "checkpoint",
+        "decoding",
+        "evaluation",
+        "export",
+        "plan",
+        "run",
+    }

@@ -1,0 +1,16 @@
+"""The record that belongs to a saved model."""
+
+from elsa.config.commands import SavedModel
+from elsa.files import read_text
+from elsa.record.record import Record, parsed, read_record
+
+
+def record_of(saved: SavedModel) -> Record | None:
+    """That of its run, beside the model's folder or, once exported, in it; None if there is none.
+
+    Raises `UserError` if it is broken.
+    """
+    beside = saved.model_folder / "record.json"
+    if beside.is_file():
+        return parsed(read_text(beside), str(beside))
+    return None if saved.record_folder is None else read_record(saved.record_folder)

@@ -1,0 +1,96 @@
+"""What a model says."""
+
+import pytest
+import torch
+from transformers import GenerationConfig
+
+from elsa.decoding.generation import Sampling, continuation, prompt_ids, repetition_share
+from elsa.errors import UserError
+from tests.conftest import random_model
+
+
+@pytest.mark.parametrize(
+    ("ids", "share"),
+    [
+        ([1, 2, 3, 4, 5], 0.0),  # two, both new
+        ([7] * 8, 0.8),  # five, one of them distinct
+        ([1, 2, 3, 4, 1, 2, 3, 4], 0.2),  # five, of which the last is the first
+        ([1, 2, 3], 0.0),  # none at all
+        ([], 0.0),
+    ],
+)
+def test_repetition_is_the_share_of_n_grams_that_were_there_before(ids, share):
+    assert repetition_share(ids) == pytest.approx(share)
+    assert repetition_share([1, 2, 1, 2], 2) == pytest.approx(1 / 3)
+
+
+def likeliest(model, ids, count):
+    """Greedy decoding without a cache."""
+    ids = list(ids)
+    for _ in range(count):
+        with torch.no_grad():
+            ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
+    return ids[-count:]
+
+
+def test_the_likeliest_tokens_are_taken(llama, tokenizer):
+    ids = prompt_ids(tokenizer, "the cat", chat=False, bos=False)
+    found = continuation(llama, tokenizer, ids, Sampling(tokens=6))
+    assert found.text == tokenizer.decode(likeliest(llama, ids, 6))
+    assert (found.tokens, found.ended) == (6, False)
+
+
+def test_a_seed_draws_the_same_again_and_another_one_other_tokens(llama, tokenizer):
+    ids = prompt_ids(tokenizer, "the cat", chat=False, bos=False)
+
+    def drawn(seed, top_p=1.0):
+        return continuation(llama, tokenizer, ids, Sampling(tokens=8, temperature=1.0, seed=seed, top_p=top_p)).text
+
+    assert drawn(0) == drawn(0) != drawn(1)
+    assert drawn(0, 1e-6) == drawn(1, 1e-6) == tokenizer.decode(likeliest(llama, ids, 8))
+
+
+def test_an_end_mark_ends_it_and_is_no_part_of_it(llama, tokenizer):
+    ids = prompt_ids(tokenizer, "the cat", chat=False, bos=False)
+    second = likeliest(llama, ids, 2)[1]
+    llama.generation_config = GenerationConfig(eos_token_id=[second])
+    found = continuation(llama, tokenizer, ids, Sampling(tokens=6))
+    assert (found.tokens, found.ended) == (1, True)
+
+
+def test_settings_of_the_models_folder_are_left_aside_and_left_there(llama, tokenizer):
+    ids = prompt_ids(tokenizer, "the cat", chat=False, bos=False)
+    wanted = continuation(llama, tokenizer, ids, Sampling(tokens=6))
+    end = llama.generation_config.eos_token_id
+    own = GenerationConfig(do_sample=True, temperature=9.0, repetition_penalty=5.0, max_new_tokens=2, eos_token_id=end)
+    llama.generation_config = own
+    assert continuation(llama, tokenizer, ids, Sampling(tokens=6)) == wanted
+    assert llama.generation_config is own
+
+
+def test_a_prompt_begins_as_the_run_has_it(tokenizer):
+    plain = prompt_ids(tokenizer, "the cat", chat=False, bos=False)
+    assert prompt_ids(tokenizer, "the cat", chat=False, bos=True) == [tokenizer.bos_token_id, *plain]
+    with pytest.raises(UserError, match=r"prompt='': it has no tokens"):
+        prompt_ids(tokenizer, "", chat=False, bos=False)
+    with pytest.raises(UserError, match="chat=true: this tokenizer has no chat template"):
+        prompt_ids(tokenizer, "the cat", chat=True, bos=False)
+
+
+def test_a_chat_is_in_the_tokenizers_template(tokenizer, monkeypatch):
+    monkeypatch.setattr(tokenizer, "chat_template", "{% for m in messages %}<b>{{ m.content }}<e>{% endfor %}")
+    ids = prompt_ids(tokenizer, "the cat", chat=True, bos=True)
+    assert tokenizer.decode(ids) == "<b>the cat<e>"
+
+
+def test_a_model_without_numbers_is_told(tokenizer):
+    broken = random_model("llama")
+    broken.lm_head.weight.data.fill_(float("nan"))
+    with pytest.raises(UserError, match="no probabilities to draw from"):
+        continuation(broken, tokenizer, [1, 2], Sampling(tokens=2, temperature=1.0))
+
+
+@pytest.mark.parametrize("wrong", [{"tokens": 0}, {"temperature": -1.0}, {"top_p": 0.0}, {"top_p": 1.5}, {"seed": -1}])
+def test_what_cannot_be_is_refused(wrong):
+    with pytest.raises(UserError, match=next(iter(wrong))):
+        Sampling(**{"tokens": 1} | wrong)
