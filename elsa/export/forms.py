@@ -11,16 +11,18 @@ from typing import ClassVar
 
 import torch
 from torch.nn import functional as F
+from torch.sparse import to_sparse_semi_structured
 
 from elsa.errors import did_you_mean, require
-from elsa.export.kernels import cpu_kernels
+from elsa.export.kernels import cpu_kernels, gpu
 from elsa.export.layout import Csr
 from elsa.sparsity.bits import pack, unpack
 
 LONGEST = 16  # tokens for which a sparse product is the faster one; the matrix is made dense for a call with more
 _WORD = 32  # columns of a word of bits
 _DENSEST, _DENSEST_WIDE = 0.3, 0.8  # share of values above which a dense matrix is faster on a CPU
-_SPARSEST = 1 / 8  # share of values below which 16 bits a value are faster than a bit an entry
+_SPARSEST = 1 / 8  # share of values below which 16 bits a value are faster than a bit an entry on a CPU
+_FEWEST_BYTES = 1 / 16  # and below which they are fewer
 _WIDEST = 1 << 16  # columns that 16 bits can name
 
 Held = dict[str, torch.Tensor]  # by name; a module holds them as its buffers
@@ -111,38 +113,31 @@ class TorchCsr(_Fp32Csr):
 
 
 class _Compact(Form):
-    """The values in the model's dtype, and `places`: kernels of this package, which a C++ compiler builds once."""
-
-    @staticmethod
-    def runs_on(device: torch.device) -> bool:
-        return device.type == "cpu" and cpu_kernels() is None
+    """The values in few bytes, and `places`, where they stand."""
 
     def hold(self, csr: Csr, dtype: torch.dtype) -> Held:
-        values = csr.values.to(dtype if dtype == torch.bfloat16 else torch.float32)
-        return {"places": self.places(csr), "rows": csr.rows, "values": _with_room(values)}
+        return {"places": self.places(csr), "rows": csr.rows, "values": _with_room(csr.values.to(self.narrow(dtype)))}
+
+    @staticmethod
+    @abstractmethod
+    def narrow(dtype: torch.dtype) -> torch.dtype:
+        """Of the values in a model of `dtype`."""
 
     @abstractmethod
     def places(self, csr: Csr) -> torch.Tensor:
         """Where the values stand."""
 
-    def product(self, held: Held, x_TI: torch.Tensor, bias_O: torch.Tensor | None) -> torch.Tensor:
-        y_TO: torch.Tensor = torch.ops.elsa_cpu.product(held["places"], held["rows"], held["values"], x_TI)
-        return y_TO if bias_O is None else y_TO + bias_O
 
-    def dense(self, held: Held, inputs: int, dtype: torch.dtype, transposed: bool) -> torch.Tensor:
-        weight_OI: torch.Tensor = torch.ops.elsa_cpu.dense(held["places"], held["rows"], held["values"], inputs)
-        return weight_OI.t().contiguous().t().to(dtype) if transposed else weight_OI.to(dtype)
-
-
-class CpuBits(_Compact):
-    """A bit an entry."""
+class _Bits(_Compact):
+    """A bit an entry, in words of 32 columns: int32 [O, C]."""
 
     name = "bits"
 
     def places(self, csr: Csr) -> torch.Tensor:
         outputs, words = len(csr.rows) - 1, ceil(csr.inputs / _WORD)
-        mask_OI = torch.zeros(outputs, words * _WORD, dtype=torch.bool)
-        mask_OI[csr.of_each(torch.arange(outputs)), csr.columns.long()] = True
+        numbers = torch.arange(outputs, device=csr.rows.device)
+        mask_OI = torch.zeros(outputs, words * _WORD, dtype=torch.bool, device=csr.rows.device)
+        mask_OI[csr.of_each(numbers), csr.columns.long()] = True
         return pack(mask_OI).view(torch.int32)
 
     def csr(self, held: Held, inputs: int) -> Csr:
@@ -150,8 +145,8 @@ class CpuBits(_Compact):
         return Csr(held["rows"], columns.int(), held["values"][:-_WORD], inputs)
 
 
-class CpuCsr16(_Compact):
-    """16 bits a value for its column."""
+class _Csr16(_Compact):
+    """16 bits a value for its column: int16 [N], to be read as unsigned."""
 
     name = "csr16"
 
@@ -162,6 +157,80 @@ class CpuCsr16(_Compact):
     def csr(self, held: Held, inputs: int) -> Csr:
         columns = held["places"][:-_WORD].int() & (_WIDEST - 1)
         return Csr(held["rows"], columns, held["values"][:-_WORD], inputs)
+
+
+class _OnCpu(_Compact):
+    """By kernels of this package, which a C++ compiler builds once."""
+
+    @staticmethod
+    def runs_on(device: torch.device) -> bool:
+        return device.type == "cpu" and cpu_kernels() is None
+
+    @staticmethod
+    def narrow(dtype: torch.dtype) -> torch.dtype:
+        return dtype if dtype == torch.bfloat16 else torch.float32
+
+    def product(self, held: Held, x_TI: torch.Tensor, bias_O: torch.Tensor | None) -> torch.Tensor:
+        y_TO: torch.Tensor = torch.ops.elsa_cpu.product(held["places"], held["rows"], held["values"], x_TI)
+        return y_TO if bias_O is None else y_TO + bias_O
+
+    def dense(self, held: Held, inputs: int, dtype: torch.dtype, transposed: bool) -> torch.Tensor:
+        weight_OI: torch.Tensor = torch.ops.elsa_cpu.dense(held["places"], held["rows"], held["values"], inputs)
+        return weight_OI.t().contiguous().t().to(dtype) if transposed else weight_OI.to(dtype)
+
+
+class _OnGpu(_Compact):
+    """By Triton's kernels."""
+
+    @staticmethod
+    def runs_on(device: torch.device) -> bool:
+        return gpu.runs_on(device)
+
+    @staticmethod
+    def narrow(dtype: torch.dtype) -> torch.dtype:
+        return dtype
+
+    def product(self, held: Held, x_TI: torch.Tensor, bias_O: torch.Tensor | None) -> torch.Tensor:
+        y_TO: torch.Tensor = gpu.product(held["places"], held["rows"], held["values"], x_TI)
+        return y_TO if bias_O is None else y_TO + bias_O
+
+
+class CpuBits(_OnCpu, _Bits):
+    pass
+
+
+class CpuCsr16(_OnCpu, _Csr16):
+    pass
+
+
+class GpuBits(_OnGpu, _Bits):
+    pass
+
+
+class GpuCsr16(_OnGpu, _Csr16):
+    pass
+
+
+class SemiStructured(Form):
+    """Two of four, by torch's own sparse tensors for tensor cores (Ampere and later); faster for many tokens only."""
+
+    name = "2:4"
+
+    @staticmethod
+    def runs_on(device: torch.device) -> bool:
+        return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+
+    def hold(self, csr: Csr, dtype: torch.dtype) -> Held:
+        weight_OI = csr.dense(dtype)
+        fits = csr.inputs % 4 == 0 and bool(((weight_OI.reshape(-1, 4) != 0).sum(1) <= 2).all())
+        require(fits, "form", self.name, "a matrix has more than two values in a group of four")
+        return {"packed": to_sparse_semi_structured(weight_OI)}
+
+    def product(self, held: Held, x_TI: torch.Tensor, bias_O: torch.Tensor | None) -> torch.Tensor:
+        return F.linear(x_TI, held["packed"], bias_O)
+
+    def csr(self, held: Held, inputs: int) -> Csr:
+        return Csr.of(held["packed"].to_dense())
 
 
 class ScipyCsr(_Fp32Csr):
@@ -183,7 +252,7 @@ class ScipyCsr(_Fp32Csr):
         return y_TO if bias_O is None else y_TO + bias_O
 
 
-FORMS: tuple[type[Form], ...] = (CpuBits, CpuCsr16, TorchCsr, ScipyCsr, Dense)
+FORMS: tuple[type[Form], ...] = (CpuBits, CpuCsr16, TorchCsr, ScipyCsr, GpuBits, GpuCsr16, SemiStructured, Dense)
 
 
 def forms_on(device: torch.device) -> dict[str, type[Form]]:
@@ -200,17 +269,23 @@ def form(name: str, device: torch.device) -> Form:
 
 
 def fitting(device: torch.device, share: float) -> Form:
-    """The form for a matrix with this share of values: a rule, by bytes and by the times that `elsa bench` measures.
+    """The form for a matrix with this share of values: a rule, by the times that `elsa bench` measures on a CPU, and by
+    bytes on a GPU.
 
     With this package's kernels it is 16 bits a value for the sparsest, and bits up to the share at which a dense matrix
-    is faster; else the first library that is here.
+    is faster; without them the first library that is here.
     """
     here = forms_on(device)
     if "bits" not in here:
-        return next(iter(here.values()))() if share <= _DENSEST else Dense()
-    if device.type == "cpu" and share > (_DENSEST_WIDE if torch.ops.elsa_cpu.is_wide() else _DENSEST):
+        libraries = [here[name] for name in ("csr", "scipy") if name in here]
+        return libraries[0]() if libraries and share <= _DENSEST else Dense()
+    if device.type == "cpu":
+        sparsest, densest = _SPARSEST, _DENSEST_WIDE if torch.ops.elsa_cpu.is_wide() else _DENSEST
+    else:
+        sparsest, densest = _FEWEST_BYTES, _DENSEST_WIDE
+    if share > densest:
         return Dense()
-    return here["csr16" if share < _SPARSEST else "bits"]()
+    return here["csr16" if share < sparsest else "bits"]()
 
 
 def _with_room(tensor: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,20 @@ from torch import nn
 from torch.nn import functional as F
 
 from elsa.errors import UserError
-from elsa.export.forms import FORMS, LONGEST, CpuBits, CpuCsr16, Dense, TorchCsr, fitting, form, forms_on
+from elsa.export.forms import (
+    FORMS,
+    LONGEST,
+    CpuBits,
+    CpuCsr16,
+    Dense,
+    GpuBits,
+    GpuCsr16,
+    SemiStructured,
+    TorchCsr,
+    fitting,
+    form,
+    forms_on,
+)
 from elsa.export.kernels import cpu_kernels
 from elsa.export.layout import Csr
 from elsa.export.linear import SparseLinear
@@ -97,6 +110,22 @@ def test_the_rule_without_a_compiler(monkeypatch):
     assert isinstance(fitting(CPU, 0.5), Dense)
     with pytest.raises(UserError, match="form=bits: not on cpu here, where there are csr, scipy, dense"):
         form("bits", CPU)
+
+
+def test_the_rule_on_a_gpu(monkeypatch):
+    cuda = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr("elsa.export.kernels.gpu.importlib.util.find_spec", lambda name: None)
+    assert list(forms_on(cuda)) == ["2:4", "dense"]
+    assert isinstance(fitting(cuda, 0.1), Dense)
+    monkeypatch.setattr("elsa.export.kernels.gpu.importlib.util.find_spec", lambda name: object())
+    assert list(forms_on(cuda)) == ["bits", "csr16", "2:4", "dense"]
+    assert [type(fitting(cuda, share)) for share in (0.05, 0.1, 0.5, 0.9)] == [GpuCsr16, GpuBits, GpuBits, Dense]
+
+
+def test_a_matrix_that_is_not_two_of_four_is_refused():
+    with pytest.raises(UserError, match="form=2:4: a matrix has more than two values in a group of four"):
+        SemiStructured().hold(Csr.of(torch.tensor([[1.0, 1.0, 1.0, 0.0]])), torch.float32)
 
 
 def test_a_form_that_there_is_not_is_refused():
