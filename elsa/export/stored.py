@@ -41,6 +41,7 @@ class Stored:
         config = (read_json(path) or {}) if path.is_file() else {}
         found = sparse_modules(config.get("quantization_config"))
         self.folder, self.sparse, self.modules = folder, found is not None, found or {}
+        self._open: dict[Path, Any] = {}
         self.dtype: str | None = config.get("dtype") if self.sparse else None  # of what is no int8
 
     @cached_property
@@ -98,9 +99,11 @@ class Stored:
             yield name, self.tensor(name)
 
     def _read(self, name: str) -> torch.Tensor:
-        with safe_open(self._places[name][0], "pt") as file:
-            tensor: torch.Tensor = file.get_tensor(name)
-            return tensor
+        path = self._places[name][0]
+        if path not in self._open:  # parsing a header takes longer than reading a matrix
+            self._open[path] = safe_open(path, "pt")
+        tensor: torch.Tensor = self._open[path].get_tensor(name)
+        return tensor
 
 
 def _files(folder: Path, single: str, index_name: str) -> list[Path]:

@@ -57,14 +57,16 @@ class Format:
 
     def cast(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         """A tensor of the model in `model_dtype`. Raises `UserError` if that leaves NaN or infinity."""
-        if not tensor.is_floating_point():
-            return tensor
-        cast = tensor.to(DTYPES[self.model_dtype])
-        if not bool(cast.isfinite().all()):
+        cast = self.cast_unchecked(tensor)
+        if tensor.is_floating_point() and not bool(cast.isfinite().all()):
             before = bool(tensor.isfinite().all())
             why = f"{self.model_dtype} cannot hold its largest values; try bfloat16" if before else "NaN or infinity"
             raise UserError(f"{name}: {why}")
         return cast
+
+    def cast_unchecked(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The same of a tensor that was looked at before."""
+        return tensor.to(DTYPES[self.model_dtype]) if tensor.is_floating_point() else tensor
 
     def packed(self, weight_OI: torch.Tensor) -> Packed:
         """A pruned matrix in its smallest layout. `weight_OI`: as the model that is exported has it."""
@@ -185,7 +187,8 @@ def _encoded(
             counts[name] = {"bytes": cast.nbytes, "dense": cast.nbytes}
             yield name, cast, False
             continue
-        packed = form.packed(tensor.t() if matrices[name] else tensor)
+        exact = tensor if form.dtype == INT8 else cast
+        packed = form.packed(exact.t() if matrices[name] else exact)
         its_count = _count(tensor, packed)
         if form.sparse and (packed.layout != "dense" or form.dtype == INT8):
             counts[name] = its_count
@@ -214,7 +217,7 @@ def _compare(written: Stored, source: Stored, matrices: dict[str, bool], form: F
     """Raise `UserError` unless every tensor, read back, is the one that was to be written."""
     names = set(written.shapes)
     for name, tensor in source.tensors():
-        wanted = form.cast(name, tensor)
+        wanted = form.cast_unchecked(tensor)
         if form.dtype == INT8 and name in matrices:
             values_OI, scale_O = quantized(tensor.t() if matrices[name] else tensor)
             wanted_OI = values_OI.float() * scale_O[:, None]
