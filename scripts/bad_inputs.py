@@ -156,6 +156,20 @@ bench checkpoint=. batch=1
 bench checkpoint=. 'batch=[0]'
 bench checkpoint=. 'forms=[x]'
 bench checkpoint=. device=gpu
+generate
+generate checkpoint=nope prompt=x
+generate checkpoint=. prompt=x
+generate checkpoint=. 'prompt=[]'
+generate checkpoint=. prompt=x tokens=0
+generate checkpoint=. prompt=x temperature=-1.0
+generate checkpoint=. prompt=x top_p=2.0
+push
+push checkpoint=nope repo=a/b license=mit
+push checkpoint=. repo=a/b license=mit
+push checkpoint=. repo=a license=mit
+push checkpoint=. repo=a/b
+push checkpoint=. repo=a/b license=MIT!
+push checkpoint=. repo=../b license=mit
 report
 report 'records=[nope]'
 reproduce

@@ -15,10 +15,11 @@ from elsa.config.compose import plain
 from elsa.config.deploy import PushConfig, check_repository
 from elsa.errors import UserError, in_one_line, require
 from elsa.export.stored import Stored
-from elsa.files import explained, known_hash, read_json, read_text, remove_leftovers
+from elsa.files import explained, known_hash, read_json, remove_leftovers
 from elsa.publish.card import Published
 from elsa.publish.folder import check_export, public, stage
-from elsa.record.record import Record, parsed, read_record
+from elsa.record.record import Record, read_record
+from elsa.run.saved import record_of
 
 _MB = 1e6
 _LONG = 200  # characters of what the hub says
@@ -73,11 +74,8 @@ def published(run: PushConfig) -> Published:
 
 
 def _record(run: PushConfig) -> Record:
-    """That beside the weights of an export, or that of the run."""
-    beside = run.model_folder / "record.json"
-    if beside.is_file():
-        return parsed(read_text(beside), str(beside))
-    record = None if run.record_folder is None else read_record(run.record_folder)
+    """That of the model's run. Raises `UserError` if there is none."""
+    record = record_of(run)
     if record is None:
         raise UserError(
             f"checkpoint={run.checkpoint}: it has no record of a run to make the card from; give the folder of a "

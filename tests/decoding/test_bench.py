@@ -22,6 +22,7 @@ from elsa.decoding.bench import (
 from elsa.export.linear import SparseLinear
 from elsa.model.weights import prunable_weights
 from tests.conftest import random_model
+from tests.kernels import needs_kernels
 
 
 @pytest.fixture
@@ -46,6 +47,7 @@ def found(**seconds):
     return {name.replace("_", " "): {"seconds": values} for name, values in seconds.items()}
 
 
+@needs_kernels
 def test_the_verdict_is_against_the_fastest_dense_one_and_says_where_there_is_no_gain(pruned):
     every = sides([pruned.bfloat16()], ["bits", "csr"], compiled=False)
     times = {"sparse bits": [1.0, 1.1], "sparse csr": [3.0, 3.1], CEILING: [0.1, 0.1]}
@@ -62,6 +64,7 @@ def test_the_verdict_is_against_the_fastest_dense_one_and_says_where_there_is_no
     assert verdict({}, [])["words"].startswith("nothing to compare")
 
 
+@needs_kernels
 def test_sides_share_what_they_have_in_common_and_their_logits_are_compared(pruned):
     every = sides([pruned], None, compiled=False)
     names = [side.name for side in every]
@@ -80,6 +83,7 @@ def test_sides_share_what_they_have_in_common_and_their_logits_are_compared(prun
     assert dense["tokens_per_second"] == pytest.approx(8 / sorted(dense["seconds"])[0], rel=0.9)
 
 
+@needs_kernels
 def test_a_model_of_several_shares_takes_the_form_that_fits_each(pruned):
     pruned.model.layers[0].mlp.up_proj.weight.data.fill_(1.0)
     fits = next(side for side in sides([pruned], None, compiled=False) if side.name == "sparse as fits")
@@ -87,6 +91,7 @@ def test_a_model_of_several_shares_takes_the_form_that_fits_each(pruned):
     assert {layer.form.name for layer in layers} == {"dense", "csr16"}
 
 
+@needs_kernels
 def test_a_compiled_step_gives_the_same_logits(pruned, monkeypatch):
     monkeypatch.setattr("torch._dynamo.config.disable", False)
     every = sides([pruned], ["bits"], compiled=True)

@@ -21,6 +21,7 @@ from elsa.export.writing import Dense, Sparse, export
 from elsa.model.loading import Pretrained
 from elsa.model.weights import prunable_weights
 from tests.conftest import CONFIGS, random_model
+from tests.kernels import needs_kernels
 
 IDS = torch.arange(40)[None] % 299
 DTYPES = ["float32", "bfloat16", "float16", "int8"]
@@ -113,6 +114,7 @@ def test_a_wanted_dtype_is_given(exported):
     assert torch.equal(logits(loaded), logits(with_zeros(folder, "bfloat16")))
 
 
+@needs_kernels
 def test_every_form_gives_the_same_logits(exported):
     folder = exported(pruned("llama"), Sparse(dtype="float32"))
     loaded = AutoModelForCausalLM.from_pretrained(folder)
@@ -285,6 +287,7 @@ def test_registering_twice_is_once():
     elsa.export.register()
 
 
+@needs_kernels
 def test_a_layer_says_what_it_is(exported):
     loaded = AutoModelForCausalLM.from_pretrained(exported(pruned("llama", 0.03), Sparse(dtype="float32")))
     layer = loaded.model.layers[0].mlp.up_proj

@@ -26,12 +26,14 @@ from elsa.export.kernels import cpu_kernels
 from elsa.export.layout import Csr
 from elsa.export.linear import SparseLinear
 from tests.export.test_layout import MATRICES, random_matrix
+from tests.kernels import needs_kernels
 
 CPU = torch.device("cpu")
 HERE = list(forms_on(CPU))
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
+@needs_kernels
 def test_the_kernels_of_this_package_are_built_where_there_is_a_compiler():
     assert cpu_kernels() is None
     assert {"bits", "csr16", "csr", "scipy", "dense"} == set(HERE)
@@ -61,6 +63,7 @@ def test_a_form_holds_the_very_matrix_and_multiplies_as_the_dense_one(matrix, dt
             )
 
 
+@needs_kernels
 @pytest.mark.parametrize("name", ["bits", "csr16"])
 @pytest.mark.parametrize("share", [0.03, 0.5, 1.0])
 def test_the_kernels_are_exact_on_matrices_of_a_model(share, name):
@@ -72,6 +75,7 @@ def test_the_kernels_are_exact_on_matrices_of_a_model(share, name):
     torch.testing.assert_close(y.double(), x.double() @ matrix.double().t(), rtol=1e-5, atol=1e-4)
 
 
+@needs_kernels
 def test_threads_do_not_change_a_product():
     matrix, x = random_matrix(300, 64, 0.2), torch.randn(2, 64)
     its_form = form("bits", CPU)
@@ -86,6 +90,7 @@ def test_threads_do_not_change_a_product():
     assert torch.equal(*found)
 
 
+@needs_kernels
 def test_columns_above_32767_are_read_as_they_are():
     matrix = torch.zeros(2, 40_000)
     matrix[0, 39_999], matrix[1, 32_768] = 1.0, 2.0
@@ -98,6 +103,7 @@ def test_columns_above_32767_are_read_as_they_are():
         its_form.hold(Csr.of(torch.ones(1, 65_537)), torch.float32)
 
 
+@needs_kernels
 def test_the_rule_takes_the_form_that_fits():
     assert isinstance(fitting(CPU, 0.03), CpuCsr16)
     assert isinstance(fitting(CPU, 0.2), CpuBits)
@@ -128,6 +134,7 @@ def test_a_matrix_that_is_not_two_of_four_is_refused():
         SemiStructured().hold(Csr.of(torch.tensor([[1.0, 1.0, 1.0, 0.0]])), torch.float32)
 
 
+@needs_kernels
 def test_a_form_that_there_is_not_is_refused():
     with pytest.raises(UserError, match="form=bit: did you mean 'bits'"):
         form("bit", CPU)

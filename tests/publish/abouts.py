@@ -72,6 +72,7 @@ def full_record(limit=None):
     earlier = copy.deepcopy(found["evaluations"][0])
     earlier["perplexity"]["held_out"]["perplexity"] = 99.125
     earlier["perplexity"] |= {"few": score(31.0625, windows=16)}
+    earlier["zero_shot"]["tasks"]["boolq"]["acc"] = 0.11
     found["evaluations"].insert(0, earlier)
     return found
 

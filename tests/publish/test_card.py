@@ -55,10 +55,18 @@ def without_code(text):
     return re.sub(r"```.*?```", "", text, flags=re.DOTALL)
 
 
+def in_turn():
+    """A set, another one, and the first in another way."""
+    found = record(perplexity={"held_out": score(31.0625, windows=16), "c4": score(35.0812)})
+    found["evaluations"].append({"key": "l", "config": None, "perplexity": {"held_out": score()}})
+    return found
+
+
 ABOUTS = {
     "full": lambda: about(full_record(limit=100)),
     "scored itself": lambda: about(record(perplexity={"held_out": score()}), EXPORT | {
         "evaluations": [{"perplexity": {"held_out": score(27.125)}, "config": None}]}),
+    "in turn": lambda: about(in_turn()),
     "int8": lambda: about(record(perplexity={"held_out": score()}), INT8),
     "plain": lambda: about(record(), None, sparse=False),
     "dense": lambda: about(record("tiny-dense+finetuned-ac8f59f5a73d"), None, sparse=False),
@@ -119,8 +127,9 @@ def test_its_header_is_what_the_hub_searches_by():
 
 
 def test_the_index_holds_each_score_with_its_protocol_and_the_last_of_two():
-    results = {(each.dataset_type, each.metric_type, each.metric_args.get("windows")): each for each in
-               eval_results(about(full_record(limit=100), EXPORT | {"dtype": "float32"}))}  # fmt: skip
+    found = eval_results(about(full_record(limit=100), EXPORT | {"dtype": "float32"}))
+    results = {(each.dataset_type, each.metric_type, each.metric_args.get("windows")): each for each in found}
+    assert len(results) == len(found)
     assert {key: each.metric_value for key, each in results.items()} == {
         ("held_out", "perplexity", 128): 26.8571, ("few", "perplexity", 16): 31.0625,
         ("allenai/c4", "perplexity", 256): 35.0812,
@@ -129,7 +138,11 @@ def test_the_index_holds_each_score_with_its_protocol_and_the_last_of_two():
     }  # fmt: skip
     c4 = results["allenai/c4", "perplexity", 256]
     assert c4.metric_name == "perplexity of c4 (256 windows of 2048 tokens, official formula)"
-    assert (c4.dataset_name, c4.dataset_split, c4.metric_args["draw"]) == ("allenai/c4", "test", "first")
+    assert (c4.dataset_name, c4.dataset_split) == ("allenai/c4", "test")
+    assert c4.metric_args == {
+        "windows": 256, "length": 2048, "targets": 32640, "split": "test", "formula": "official", "autocast": "none",
+        "data_sha256": "ab" * 32, "draw": "first",
+    }  # fmt: skip
     arc = results["arc_easy", "accuracy", None]
     assert arc.metric_name == "acc (3-shot, lm-eval 0.4.13, the first 100 documents only)"
     assert arc.metric_args == {"num_fewshot": 3, "n": 237, "data_sha256": "ab" * 32, "limit": 100}
@@ -141,6 +154,9 @@ def test_tables_of_scores_show_how_they_were_made():
     assert "| c4 | allenai/c4, en/c4-validation.json.gz at 1588ec454efa | 35.08 | test | 256 × 2,048 | first |" in text
     assert "| inf | test |" in text
     assert "99.12" not in text
+    assert text.count("Scored by lm-eval") == 1
+    assert "| windows drawn |" in text
+    assert "| windows drawn |" not in text_of(about(record(perplexity={"held_out": score()})))
     assert "`official`: " in text
     assert "`standard`: " in text
     assert (

@@ -31,7 +31,7 @@ def model(tmp_path):
         (folder / name).write_text("other")
     (folder / "checkpoint-100").mkdir()
     (folder / "checkpoint-100/model.safetensors").write_text("other")
-    (folder / "tokenizer.json.d").mkdir()
+    (folder / "tokenizer_old.json").mkdir()
     return folder
 
 
@@ -43,7 +43,7 @@ def test_only_what_belongs_to_a_model_is_taken(model, tmp_path):
     assert left == sorted([
         "optimizer.pt", ".lock", "optimizer.safetensors", "pytorch_model.bin", "notes.txt", "README.md",
         "trainer_state.json", "model.safetensors.index.json", "events.out.tfevents.1", "elsa.safetensors",
-        "checkpoint-100/", "tokenizer.json.d/",
+        "checkpoint-100/", "tokenizer_old.json/",
     ])  # fmt: skip
     assert (tmp_path / "to/model.safetensors").read_bytes() == b"weights"
     assert (tmp_path / "to/merges.txt").read_text() == "merges.txt"
@@ -110,6 +110,7 @@ def test_folders_in_the_files_of_transformers_are_left_out(model, tmp_path):
     written = json.loads((tmp_path / "to/config.json").read_text())
     expected = {"_name_or_path": "llama", "text_config": {"_name_or_path": "acme/base"}, "auto_map": config["auto_map"]}
     assert written == expected
+    assert "é" in (tmp_path / "to/tokenizer_config.json").read_text()
     tokens |= {"name_or_path": "llama", "special_tokens_map_file": "map.json"}
     assert json.loads((tmp_path / "to/tokenizer_config.json").read_text()) == tokens
 

@@ -8,6 +8,7 @@ from transformers import AutoModelForCausalLM
 
 import elsa as package
 from elsa.export.quantizer import sparse_layers
+from tests.kernels import needs_kernels
 from tests.run.runs import of
 
 PRUNED = ["method=magnitude", "sparsity.ratio=0.8"]
@@ -65,6 +66,7 @@ def test_it_can_be_pruned_further(elsa, run_folder, corpus):
     assert "90.0" in out
 
 
+@needs_kernels
 def test_from_python_it_is_sparse_in_memory(elsa, run_folder):
     elsa("export", f"checkpoint={run_folder}", "to=exported", model=False)
     model, tokenizer = package.load("exported")
@@ -113,6 +115,7 @@ def test_another_folder_is_exported_beside_itself(elsa, saved_model):
     assert (saved_model.parent / f"{saved_model.name}-dense-bfloat16/model.safetensors").is_file()
 
 
+@needs_kernels
 def test_bench_times_every_side_and_the_report_shows_it(elsa, run_folder):
     quick = ["prompt=4", "tokens=3", "rounds=2", "compile=false"]
     code, out, err = elsa("bench", f"checkpoint={run_folder}", "batch=[1,2]", *quick, model=False)

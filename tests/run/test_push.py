@@ -157,6 +157,7 @@ def test_what_was_scored_of_the_export_itself_is_on_the_card(elsa, run_folder, c
     card = ModelCard.load(STAGED / "README.md")
     assert card.data.eval_results is None
     assert "before its values were cast to int8" in card.text
+    assert elsa("evaluate", "checkpoint=a_model", *corpus, "eval.windows=4", model=False)[0] == 0
     code, out, err = elsa("evaluate", f"checkpoint={exported}", *corpus, "eval.windows=4", model=False)
     assert code == 0, err
     broken = Path("outputs/evaluations/broken/result.json")
@@ -164,7 +165,9 @@ def test_what_was_scored_of_the_export_itself_is_on_the_card(elsa, run_folder, c
     broken.write_text("{")
     elsa("push", f"checkpoint={exported}", *DRY, model=False)
     card = ModelCard.load(STAGED / "README.md")
-    found = json.loads((STAGED / "export.json").read_text())["evaluations"][0]["perplexity"]["held_out"]["perplexity"]
+    evaluations = json.loads((STAGED / "export.json").read_text())["evaluations"]
+    assert len(evaluations) == 1
+    found = evaluations[0]["perplexity"]["held_out"]["perplexity"]
     assert f"perplexity {found:.4f}" in out
     assert [each.metric_value for each in card.data.eval_results] == [round(found, 4)]
 
@@ -314,3 +317,11 @@ def test_a_dry_run_takes_the_place_of_the_one_before(elsa, run_folder):
     (STAGED / "stale.txt").write_text("stale")
     assert elsa("push", f"checkpoint={run_folder}", *DRY, model=False)[0] == 0
     assert not (STAGED / "stale.txt").exists()
+
+
+@pytest.mark.usefixtures("no_hub")
+def test_a_dry_run_never_takes_the_place_of_its_model(elsa, exported):
+    (exported / "README.md").write_text("as if it was pushed")
+    code, _, err = elsa("push", f"checkpoint={exported}", *DRY, f"to={exported}", model=False)
+    assert (code, err) == (2, f"elsa: to={exported}: it holds something else; give a new folder\n")
+    assert (exported / "README.md").read_text() == "as if it was pushed"
