@@ -76,6 +76,11 @@ class ElsaSparseQuantizer(HfQuantizer):
     def is_trainable(self) -> bool:
         return False
 
+    @property
+    def is_compileable(self) -> bool:
+        """So that `generate` may compile its step, where it does so for other models."""
+        return True
+
 
 def sparse_layers(model: nn.Module) -> dict[str, SparseLinear]:
     """By name."""

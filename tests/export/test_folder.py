@@ -107,6 +107,12 @@ def test_it_generates_and_goes_to_a_device_map_and_has_its_generation_config(exp
     assert with_zeros(folder).generation_config.max_new_tokens == 5
 
 
+def test_transformers_may_compile_its_step_and_not_train_it(exported):
+    loaded = AutoModelForCausalLM.from_pretrained(exported(pruned("llama"), Sparse(dtype="float32")))
+    assert loaded.hf_quantizer.is_compileable
+    assert not loaded.hf_quantizer.is_trainable
+
+
 def test_a_wanted_dtype_is_given(exported):
     folder = exported(pruned("llama"), Sparse(dtype="float32"))
     loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
