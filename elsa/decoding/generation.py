@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
+from jinja2 import TemplateError
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from elsa.errors import UserError, require
+from elsa.errors import UserError, in_one_line, require
 
 NGRAM = 4  # tokens
 
@@ -41,7 +42,10 @@ class Continuation:
 
 
 def repetition_share(ids: list[int], length: int = NGRAM) -> float:
-    """1 − distinct n-grams / n-grams (rep-n of Welleck et al., arXiv 1908.04319); 0 for fewer than `length` tokens."""
+    """1 − distinct n-grams / n-grams of these tokens, n being `length`; 0 for fewer tokens than that.
+
+    The seq-rep-n of Welleck et al., arXiv 1908.04319.
+    """
     grams = [tuple(ids[start : start + length]) for start in range(len(ids) - length + 1)]
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
@@ -49,16 +53,22 @@ def repetition_share(ids: list[int], length: int = NGRAM) -> float:
 def prompt_ids(tokenizer: PreTrainedTokenizerFast, prompt: str, *, chat: bool, bos: bool) -> list[int]:
     """The tokens of a prompt. `chat`: as a user's turn in the tokenizer's template. `bos`: begin with that mark.
 
-    Raises `UserError` for a prompt of no tokens, and for a template that there is not.
+    Raises `UserError` for a prompt of no tokens, a mark or a template that there is not, and one that fails.
     """
     if chat:
         require(tokenizer.chat_template is not None, "chat", "true", "this tokenizer has no chat template")
         turn = [{"role": "user", "content": prompt}]
-        text = str(tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False))
-        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-    ids = list(tokenizer(prompt, add_special_tokens=False)["input_ids"])
-    if bos and tokenizer.bos_token_id is not None:
-        ids = [tokenizer.bos_token_id, *ids]
+        try:
+            text = str(tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False))
+        except TemplateError as error:
+            raise UserError(f"chat=true: this tokenizer's chat template fails: {in_one_line(error)}") from error
+        ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    else:
+        ids = list(tokenizer(prompt, add_special_tokens=False)["input_ids"])
+        if bos:
+            has_bos = tokenizer.bos_token_id is not None
+            require(has_bos, "model.begin_with_bos", "true", "the model's tokenizer has no BOS")
+            ids = [tokenizer.bos_token_id, *ids]
     require(bool(ids), "prompt", repr(prompt), "it has no tokens")
     return ids
 

@@ -2,6 +2,8 @@
 
 import dataclasses
 import gc
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -41,26 +43,36 @@ def generate(composed: DictConfig) -> None:
     run.check_folder()
     device, record = resolved_device(run.device), record_of(run)
     asked = _asked(run, record)
-    said = {name: _said(run, source, device) for name, source in asked.items()}
+    said = {name: _said(run, name, source, device) for name, source in asked.items()}
     for number, prompt in enumerate(run.prompts):
         print(f"> {prompt}")
         for name, texts in said.items():
-            print(f"\n[{name}] {_facts(texts[number], run.tokens)}\n{texts[number].text}")
+            print(f"\n[{name}] {_facts(texts[number], run.tokens)}\n{_printable(texts[number].text)}")
         print()
     if run.compare and "dense" not in said:
         print(f"{run.checkpoint} has no record of a run, so its dense model is not known")
     print(verdict(said))
-    _keep(run, config, said)
+    how = {"device": device, "dtype": next(iter(asked.values())).dtype, "run": record and record["name"]}
+    _keep(run, config, how, said)
 
 
 def verdict(said: dict[str, list[Continuation]]) -> str:
-    """In words, from the numbers alone."""
-    means = {name: sum(each.repetition for each in texts) / len(texts) for name, texts in said.items()}
-    pruned, dense = means["pruned"], means.get("dense")
-    words = f"pruned repeats {pruned:.0%} of its {NGRAM}-grams"
-    if dense is None:
-        return words
-    return f"{words}, dense {dense:.0%}" + (": it repeats itself" if pruned - dense >= _REPEATS else "")
+    """In words, from the numbers alone: means over the texts that are long enough for an n-gram."""
+    shares = {name: _mean_repetition(texts) for name, texts in said.items()}
+    name, own = next((each, share) for each, share in shares.items() if each != "dense")
+    if own is None:
+        return f"{name} says too little to repeat itself, less than {NGRAM} tokens"
+    dense = shares.get("dense")
+    beside = "" if dense is None else f", dense {dense:.0%}"
+    if dense is not None and own - dense >= _REPEATS:
+        return f"{name} repeats itself: {own:.0%} of its {NGRAM}-grams were there before{beside}"
+    return f"{name} repeats {own:.0%} of its {NGRAM}-grams{beside}"
+
+
+def _mean_repetition(texts: list[Continuation]) -> float | None:
+    """None if all are too short to repeat anything."""
+    shares = [text.repetition for text in texts if text.tokens >= NGRAM]
+    return sum(shares) / len(shares) if shares else None
 
 
 def _asked(run: GenerateConfig, record: Record | None) -> dict[str, ModelSource]:
@@ -72,18 +84,27 @@ def _asked(run: GenerateConfig, record: Record | None) -> dict[str, ModelSource]
         begin_with_bos=saved.get("begin_with_bos", False),
     )  # fmt: skip
     if not run.compare or "_target_" not in saved:
-        return {"pruned": pruned}
-    try:
+        return {"model" if record is None else "pruned": pruned}
+    with _saying_what_else():
         dense = build(_Parent, {"model": saved}).model
         dense.check()
-    except UserError as error:
-        hint = "compare=false asks the pruned one alone"
-        raise UserError(f"compare=true: the dense model of its run is not there ({error}); {hint}") from error
     return {"dense": dataclasses.replace(dense, dtype=pruned.dtype), "pruned": pruned}
 
 
-def _said(run: GenerateConfig, source: ModelSource, device: str) -> list[Continuation]:
-    model, tokenizer = source.load(Path(run.paths.cache), device)
+@contextmanager
+def _saying_what_else() -> Iterator[None]:
+    """Of the dense model, which can be done without."""
+    try:
+        yield
+    except UserError as error:
+        hint = "compare=false asks the pruned one alone"
+        raise UserError(f"compare=true: the dense model of its run is not there ({error}); {hint}") from error
+
+
+def _said(run: GenerateConfig, name: str, source: ModelSource, device: str) -> list[Continuation]:
+    """What one model says after each prompt; it is gone from memory afterwards."""
+    with _saying_what_else() if name == "dense" else nullcontext():
+        model, tokenizer = source.load(Path(run.paths.cache), device)
     longest, texts = limits(model)["positions"], []
     for prompt in run.prompts:
         ids = prompt_ids(tokenizer, prompt, chat=run.chat, bos=source.begin_with_bos)
@@ -97,13 +118,21 @@ def _said(run: GenerateConfig, source: ModelSource, device: str) -> list[Continu
 
 def _facts(text: Continuation, most: int) -> str:
     end = "ended by itself" if text.ended else f"cut at {most}"
-    return f"{text.tokens} tokens, {end}, repetition {text.repetition:.2f} ({NGRAM}-grams)"
+    return f"{text.tokens} new tokens, {end}, repetition {text.repetition:.2f} ({NGRAM}-grams)"
 
 
-def _keep(run: GenerateConfig, config: dict[str, Any], said: dict[str, list[Continuation]]) -> None:
+def _printable(text: str) -> str:
+    """Without what a terminal would obey: a broken model says any byte."""
+    return "".join(each if each.isprintable() or each in "\n\t" else ascii(each)[1:-1] for each in text)
+
+
+def _keep(
+    run: GenerateConfig, config: dict[str, Any], how: dict[str, Any], said: dict[str, list[Continuation]]
+) -> None:
+    """Texts, their numbers and what decides them. `how`: what the config leaves to be found."""
     content = {
         "prompts": run.prompts, "said": {name: list(map(dataclasses.asdict, texts)) for name, texts in said.items()},
-        "config": {key: value for key, value in config.items() if key != "paths"}, "ngram": NGRAM,
+        "config": {key: value for key, value in config.items() if key != "paths"} | how, "ngram": NGRAM,
         "weights_sha256": {path.name: file_hash(path) for path in Stored(run.model_folder).files},
         "libraries": {name: version(name) for name in ("torch", "transformers")},
     }  # fmt: skip

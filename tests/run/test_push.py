@@ -44,7 +44,7 @@ class FakeHub:
     """Keeps what it is sent. `public`: the repository is there, and all can see it."""
 
     def __init__(self):
-        self.calls, self.sent, self.public, self.error = [], {}, False, None
+        self.calls, self.sent, self.linked, self.public, self.error = [], {}, [], False, None
 
     def create_repo(self, repo, **given):
         self.calls.append(("create_repo", repo, given))
@@ -60,6 +60,7 @@ class FakeHub:
             raise self.error
         self.calls.append(("upload_folder", given))
         self.sent = {path.name: path.read_bytes() for path in Path(folder_path).iterdir()}
+        self.linked = [path.name for path in Path(folder_path).iterdir() if path.stat().st_nlink > 1]
         return SimpleNamespace(commit_url="https://huggingface.co/acme/small-90/commit/1")
 
 
@@ -150,7 +151,7 @@ def test_the_record_on_the_hub_can_be_run_again_and_is_the_same(elsa, exported):
 
 
 @pytest.mark.usefixtures("no_hub")
-def test_what_was_scored_of_the_export_itself_is_on_the_card(elsa, run_folder, corpus):
+def test_what_was_scored_of_the_export_itself_is_on_the_card(elsa, run_folder, corpus, tmp_path):
     elsa("export", f"checkpoint={run_folder}", "dtype=int8", "evaluate=false", model=False)
     exported = run_folder / "exports/sparse-int8"
     elsa("push", f"checkpoint={exported}", *DRY, model=False)
@@ -167,6 +168,7 @@ def test_what_was_scored_of_the_export_itself_is_on_the_card(elsa, run_folder, c
     card = ModelCard.load(STAGED / "README.md")
     evaluations = json.loads((STAGED / "export.json").read_text())["evaluations"]
     assert len(evaluations) == 1
+    assert str(tmp_path) not in (STAGED / "export.json").read_text()
     found = evaluations[0]["perplexity"]["held_out"]["perplexity"]
     assert f"perplexity {found:.4f}" in out
     assert [each.metric_value for each in card.data.eval_results] == [round(found, 4)]
@@ -184,6 +186,7 @@ def test_it_is_sent_in_one_commit(elsa, exported, hub):
     assert "model.safetensors" in what["delete_patterns"]
     assert "elsa-*-of-*.safetensors" in what["delete_patterns"]
     assert set(hub.sent) == OF_A_MODEL | {"README.md", "record.json", "export.json", "elsa.safetensors"}
+    assert hub.linked == ["elsa.safetensors"]  # no second copy on the disk
     assert hub.sent["elsa.safetensors"] == (exported / "elsa.safetensors").read_bytes()
     assert "https://huggingface.co/acme/small-90/commit/1 (private): 8 files" in out
     assert list(Path("outputs/pushes").iterdir()) == []
