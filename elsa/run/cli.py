@@ -92,7 +92,7 @@ def _run(arguments: list[str]) -> None:
         _check_choice(override)
     from elsa.run.start import start
 
-    start(command, [*flags, *overrides])
+    start(command, [*flags, *(map(_as_text, overrides) if command == "generate" else overrides)])
 
 
 def _sorted(arguments: list[str]) -> tuple[list[str], list[str]]:
@@ -136,6 +136,15 @@ def _check_form(override: str, *, first: bool) -> None:
     if first and override:
         raise UserError(f"{override}: no such command; {did_you_mean(override, COMMANDS)}")
     raise UserError(f"{override!r}: no setting; key=value is wanted, for example method=wanda")
+
+
+def _as_text(override: str) -> str:
+    """A prompt as Hydra reads text, whatever is in it. A list, and what begins with a quote, is left as it is."""
+    key, _, value = override.partition("=")
+    if key != "prompt" or value[:1] in ("[", "'", '"', ""):
+        return override
+    whole = re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", value)  # no interpolation
+    return "prompt='" + re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + (r"\'" if found[2] else ""), whole) + "'"
 
 
 def _check_choice(argument: str) -> None:

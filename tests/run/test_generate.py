@@ -90,6 +90,14 @@ def test_a_broken_model_does_not_command_the_terminal(elsa, saved_model, monkeyp
     assert kept(out)["said"]["model"][0]["text"] == said.text
 
 
+@pytest.mark.parametrize("prompt", ["def main():", "don't", "a, b", "42", "null", "${x} = {}", "a\\", "#!", "a=b"])
+def test_a_prompt_is_text_whatever_is_in_it(elsa, run_folder, prompt):
+    asked = [f"checkpoint={run_folder}", f"prompt={prompt}", "tokens=2", "compare=false"]
+    code, out, err = elsa("generate", *asked, model=False)
+    assert code == 0, err
+    assert kept(out)["prompts"] == [prompt]
+
+
 def test_an_exported_model_knows_its_run(elsa, run_folder):
     elsa("export", f"checkpoint={run_folder}", "dtype=float32", "to=exported", model=False)
     _, wanted, _ = elsa("generate", f"checkpoint={run_folder}", "prompt=the cat", "tokens=5", model=False)
