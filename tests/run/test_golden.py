@@ -48,7 +48,14 @@ RUNS = {
 
 def machine():
     cpu = torch.backends.cpu.get_cpu_capability()
-    return f"torch {torch.__version__}, transformers {transformers.__version__}, {cpu}"
+    return f"torch {torch.__version__}, transformers {transformers.__version__}, {cpu}, {vendor()}"
+
+
+def vendor():
+    """Who made the processor, which MKL chooses its kernels by."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("vendor_id")), "unknown")
 
 
 @pytest.fixture
