@@ -1,7 +1,8 @@
 """Weights and perplexities of short runs stay as they are, to the last bit, whatever is moved or renamed.
 
 `golden.json` holds the bits of every kind of machine that was tried. Elsewhere they may differ, and perplexity is held
-to 2 %: Elsa+, eight steps after a layer-wise start, has been 1.6 % apart on two kinds of processors. `pytest tests/run/test_golden.py --write-golden` writes it anew: for a change that is meant to change numbers.
+to 2 %: Elsa+, eight steps after a layer-wise start, has been 1.6 % apart on two kinds of processors.
+`pytest tests/run/test_golden.py --write-golden` writes it anew: for a change that is meant to change numbers.
 """
 
 import hashlib
