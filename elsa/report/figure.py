@@ -193,6 +193,7 @@ def deployment_figure(found: list[Speed], path: Path) -> None:
             for place, quality, pattern in points:
                 axis.annotate(pattern, (place, quality), textcoords="offset points", xytext=(4, 2), fontsize=6)
         axis.set_xlabel(label)
+        axis.margins(x=0.1)
         axis.set_xlim(left=0)
         _log_perplexity(axis, "perplexity")
         axis.legend(fontsize=8)
