@@ -50,7 +50,7 @@ def test_every_format_gives_its_texts(tmp_path, name):
 
 def test_plain_text_is_one_document_and_may_be_compressed(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbffirst\r\nsecond\rthird")
-    (tmp_path / "b.md.gz").write_bytes(gzip.compress(b"packed"))
+    (tmp_path / "b.md.gz").write_bytes(gzip.compress(b"packed", mtime=0))
     (tmp_path / "c").write_text("no suffix")
     assert read_documents(str(tmp_path)) == ["first\nsecond\nthird", "packed", "no suffix"]
 
@@ -71,7 +71,7 @@ def test_the_text_may_stand_in_another_column(tmp_path):
     [
         ("empty.txt", b"", "the file is empty"),
         ("blank.txt", b" \n\n", "holds no words"),
-        ("empty.jsonl.gz", gzip.compress(b""), "holds no words"),
+        ("empty.jsonl.gz", gzip.compress(b"", mtime=0), "holds no words"),
         ("picture.png", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", r"binary, no text \(byte 0x89 in line 1\)"),
         ("nul.txt", b"fine\nfine \0 here", r"binary, no text \(a NUL byte in line 2\)"),
         ("table.parquet", b"no parquet", "cannot be read"),
