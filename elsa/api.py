@@ -155,8 +155,8 @@ def prune_model(
     """
     random.seed(seed)
     torch.manual_seed(seed)
-    pattern = sparsity if isinstance(sparsity, Pattern) else _pattern(sparsity)
-    training = training or Training()
+    pattern = (sparsity if isinstance(sparsity, Pattern) else _pattern(sparsity)).allocated(method.allocation)
+    training = (training or Training(warmup_steps=None)).warmed(method.warmup_steps)
     method.check(training)
 
     def windows(count: int) -> torch.Tensor:
@@ -198,7 +198,7 @@ def _sparsity(sparsity: float | str) -> list[str]:
 def _pattern(sparsity: float | str) -> Pattern:
     if isinstance(sparsity, str):
         return Pattern(pattern=sparsity, ratio=None)
-    return Pattern(pattern="unstructured", ratio=float(sparsity))
+    return Pattern(pattern="unstructured", ratio=float(sparsity), allocation=None)
 
 
 def _data(data: str | Path | Sequence[str | Path] | None) -> list[str]:

@@ -27,12 +27,15 @@ def compose(*overrides: str, command: str = "prune") -> dict[str, Any]:
 
 
 def plain(composed: DictConfig) -> dict[str, Any]:
-    """Resolve all interpolations. A method named in `method.start` is replaced by that method's config."""
+    """Resolve all interpolations. A method named in `method.start` is replaced by that method's config, and so on."""
     config = cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True))
-    name = config.get("method", {}).get("start")
-    if isinstance(name, str):
-        path = file_of("method", name, "method.start")
-        config["method"]["start"] = OmegaConf.to_container(OmegaConf.load(path))
+    method, key = config.get("method"), "method.start"
+    while isinstance(method, dict):
+        name = method.get("start")
+        if isinstance(name, str):
+            file_of("method", name, key)  # or it raises
+            method["start"] = OmegaConf.to_container(hydra.compose(f"method/{name}").method, resolve=True)
+        method, key = method.get("start"), f"{key}.start"
     return config
 
 

@@ -90,6 +90,11 @@ class PruneConfig(Shared):
     plan: Planning
     full: bool = False
 
+    def __post_init__(self) -> None:
+        """Where sparsity and training leave a choice to the method, make it, so that names and keys know it."""
+        object.__setattr__(self, "sparsity", self.sparsity.allocated(self.method.allocation))
+        object.__setattr__(self, "training", self.training.warmed(self.method.warmup_steps))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Tracked:

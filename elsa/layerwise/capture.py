@@ -41,7 +41,7 @@ class BlockReplay:
     def run(self, index: int, hidden: torch.Tensor) -> torch.Tensor:
         """Output of block `index` for one batch of its inputs."""
         args, kwargs = self.calls[index]
-        return _tensor(self.blocks[index](hidden, *args, **kwargs))
+        return tensor_of(self.blocks[index](hidden, *args, **kwargs))
 
     def outputs(self, index: int) -> Activations:
         """Outputs of block `index` for all batches, kept where its inputs are."""
@@ -93,7 +93,7 @@ def _observe(model: nn.Module, blocks: nn.ModuleList, ids: torch.Tensor) -> tupl
         calls.append((args[1:], {key: value for key, value in kwargs.items() if key != "hidden_states"}))
 
     hooks = [block.register_forward_pre_hook(record_call, with_kwargs=True) for block in blocks]
-    hooks.append(blocks[-1].register_forward_hook(lambda block, args, output: outputs.append(_tensor(output))))
+    hooks.append(blocks[-1].register_forward_hook(lambda block, args, output: outputs.append(tensor_of(output))))
     try:
         model(input_ids=ids, use_cache=False)
     finally:
@@ -132,5 +132,6 @@ def _prove(model: nn.Module, replay: BlockReplay, ids: torch.Tensor) -> None:
         )
 
 
-def _tensor(output: torch.Tensor | tuple[Any, ...]) -> torch.Tensor:
+def tensor_of(output: torch.Tensor | tuple[Any, ...]) -> torch.Tensor:
+    """The hidden states in what a module gives, which is a tuple where it gives more."""
     return output[0] if isinstance(output, tuple) else output

@@ -9,7 +9,7 @@ Shapes: T tokens, O outputs and I inputs of a linear layer.
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import nn
@@ -35,6 +35,16 @@ class BlockPruner(ABC):
         self, replay: BlockReplay | None, index: int, layers: dict[str, PrunableWeight], patterns: Patterns
     ) -> None:
         """Prune the linear layers of block `index` in place. `replay` is None if the method needs no inputs."""
+
+
+class Statistics(Protocol):
+    """What is collected of a layer's inputs."""
+
+    def init_statistics(self, weight_OI: torch.Tensor) -> Any:
+        """An empty statistic of a layer's inputs."""
+
+    def update_statistics(self, statistics: Any, inputs_TI: torch.Tensor) -> None:
+        """Add fp32 inputs to the statistic, in place."""
 
 
 class LayerPruner(BlockPruner):
@@ -123,7 +133,7 @@ def prune_group(layers: dict[str, PrunableWeight], statistics: Any, pruner: Laye
 
 
 def collect(
-    replay: BlockReplay, index: int, layers: dict[str, PrunableWeight], pruner: LayerPruner
+    replay: BlockReplay, index: int, layers: dict[str, PrunableWeight], pruner: Statistics
 ) -> list[tuple[list[str], Any]]:
     """Run block `index` over all batches; return [(names of layers with the same input, their statistic)].
 

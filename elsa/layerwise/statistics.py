@@ -3,15 +3,17 @@
 import torch
 
 
-def empty_gram(weight_OI: torch.Tensor) -> torch.Tensor:
-    """fp32 zeros [I, I]."""
-    inputs = weight_OI.shape[1]
-    return torch.zeros(inputs, inputs, device=weight_OI.device)
+class GramStatistics:
+    """The Gram matrix of a layer's inputs, as the driver collects it."""
 
+    def init_statistics(self, weight_OI: torch.Tensor) -> torch.Tensor:
+        """fp32 zeros [I, I]."""
+        inputs = weight_OI.shape[1]
+        return torch.zeros(inputs, inputs, device=weight_OI.device)
 
-def add_to_gram(gram_II: torch.Tensor, inputs_TI: torch.Tensor) -> None:
-    """gram += XᵀX, in place: the only copy there is."""
-    gram_II.addmm_(inputs_TI.t(), inputs_TI)
+    def update_statistics(self, statistics: torch.Tensor, inputs_TI: torch.Tensor) -> None:
+        """gram += XᵀX, in place: the only copy there is."""
+        statistics.addmm_(inputs_TI.t(), inputs_TI)
 
 
 def damped(gram_II: torch.Tensor, damping: float) -> torch.Tensor:

@@ -67,6 +67,15 @@ class Method(ABC):
         """Its name in tables: that of its YAML."""
         return registered_name(type(self))
 
+    @property
+    def allocation(self) -> str:
+        """How its zeros are shared out among the weights where `sparsity.allocation` is null: uniform or global."""
+        return "uniform"
+
+    def warmup_steps(self, steps: int) -> int:
+        """The first of `steps`, over which the learning rate rises, where `training.warmup_steps` is null."""
+        return 0
+
     def state_bytes(self, precision: Precision) -> float:
         """Bytes a prunable weight that a training method keeps beside weights, moments and gradients."""
         return 1.0 if self.prunes else 0.0  # the mask

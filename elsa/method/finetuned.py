@@ -44,6 +44,13 @@ class FineTuned(Method):
     def label(self) -> str:
         return f"{self.start.label}+{super().label}"
 
+    @property
+    def allocation(self) -> str:
+        return self.start.allocation
+
+    def warmup_steps(self, steps: int) -> int:
+        return self.start.warmup_steps(steps)
+
     def draws(self, training: Training) -> set[int]:
         return super().draws(training) | self.start.draws(training)
 

@@ -9,7 +9,7 @@ from torch import nn
 from elsa.distributed.ranks import ONE, Ranks
 from elsa.errors import require
 from elsa.layerwise.driver import BlockPruner, LayerPruner, prune_blocks
-from elsa.layerwise.statistics import add_to_gram, empty_gram
+from elsa.layerwise.statistics import GramStatistics
 from elsa.method.base import Method, Task
 from elsa.model.weights import prunable_weights, weights_by_block
 from elsa.sparsity.allocation import patterns_of
@@ -32,19 +32,8 @@ class BlockwiseMethod(BlockPruner, Method):
         return {self.calibration_windows}
 
     def apply(self, model: nn.Module, task: Task) -> dict[str, Any]:
-        """On several ranks all have the whole model, before and after.
-
-        They share the windows if statistics of windows can be added, and the order in which they are does not matter;
-        otherwise the first prunes and the others get its weights.
-        """
-        windows, ranks = task.windows(self.calibration_windows), task.ranks
-        shares = self.additive and not task.training.fixed_order and len(windows) >= ranks.size
-        if ranks.size == 1 or shares:
-            prune_model(model, self, task.pattern, windows, task.activations, ranks)
-        else:
-            ranks.once(lambda: prune_model(model, self, task.pattern, windows, task.activations))
-            for weight in prunable_weights(model).values():
-                ranks.copy_(weight.parameter.data)
+        windows = task.windows(self.calibration_windows)
+        prune_together(model, self, task, windows)
         return {"calibration_tokens": windows.numel()}
 
 
@@ -52,16 +41,26 @@ class LayerwiseMethod(LayerPruner, BlockwiseMethod):
     """A block-wise method that goes layer by layer."""
 
 
-class GramMethod(LayerwiseMethod):
+class GramMethod(GramStatistics, LayerwiseMethod):
     """A layer-wise method whose statistic is the Gram matrix of the inputs."""
 
     additive = True
 
-    def init_statistics(self, weight_OI: torch.Tensor) -> torch.Tensor:
-        return empty_gram(weight_OI)
 
-    def update_statistics(self, statistics: torch.Tensor, inputs_TI: torch.Tensor) -> None:
-        add_to_gram(statistics, inputs_TI)
+def prune_together(model: nn.Module, pruner: BlockPruner, task: Task, windows_NL: torch.Tensor) -> None:
+    """Run the shared driver over all blocks, on several ranks too: all have the whole model, before and after.
+
+    They share the windows if statistics of windows can be added, and the order in which they are does not matter;
+    otherwise the first prunes and the others get its weights.
+    """
+    ranks = task.ranks
+    shares = pruner.additive and not task.training.fixed_order and len(windows_NL) >= ranks.size
+    if ranks.size == 1 or shares:
+        prune_model(model, pruner, task.pattern, windows_NL, task.activations, ranks)
+        return
+    ranks.once(lambda: prune_model(model, pruner, task.pattern, windows_NL, task.activations))
+    for weight in prunable_weights(model).values():
+        ranks.copy_(weight.parameter.data)
 
 
 def prune_model(

@@ -19,9 +19,12 @@ METHODS: dict[str, tuple[str, str | None]] = {  # as the README has them: what i
     "l_admm": ("ADMM on each layer with a gradual mask", "2401.02938"),
     "safe": ("sharpness-aware ADMM on each block's output error", "2506.06866"),
     "sparsellm": ("prunes each feed-forward part as a whole, through auxiliary activations", "2402.17946"),
+    "swaps": ("exchanges kept and pruned weights of a row while the layer's error falls", "2512.10922"),
+    "reconstruct": ("trains what is kept on the dense outputs, one sub-block at a time", "2510.14444"),
     "finetuned": ("trains the weights that are left, on the language-model loss", None),
     "elsa": ("surrogate-free ADMM on the language-model loss, with objective-aware projection", "2510.01650"),
-    "elsa_plus": ("prunes gradually on the language-model loss, and then trains within the support", None),
+    "best": ("prunes gradually by one threshold for all layers, and then trains within the mask", "2609.06557"),
+    "elsa_plus": ("prunes gradually from another method's solution, and then trains within the support", None),
 }
 INT8 = "int8"
 _HUGE = 1e12
@@ -283,10 +286,10 @@ def _size(about: Published) -> str:
 
 def _made(about: Published) -> str:
     record = about.record
-    facts, environment, sparsity = record["facts"], record["environment"], record["config"].get("sparsity") or {}
+    facts, environment = record["facts"], record["environment"]
     rows: list[list[str]] = [["method", record["method"]], ["pattern", record["pattern"]], ["seed", record["seed"]]]
     if about.pruned:
-        rows.append(["allocation", sparsity.get("allocation", "uniform")])
+        rows.append(["allocation", "global" if record["pattern"].endswith(" global") else "uniform"])
     rows += [[f"{kind} tokens", _count(facts[f"{kind}_tokens"])] for kind in ("calibration", "training")
              if f"{kind}_tokens" in facts]  # fmt: skip
     rows.append(["seconds of pruning, training included", f"{record['seconds']['prune']:,.1f}"])

@@ -65,7 +65,7 @@ class _Environment(_Group):
 class _Asked(_Group):
     pattern: str
     ratio: float | None
-    allocation: str = "uniform"
+    allocation: str | None = "uniform"
 
     @model_validator(mode="after")
     def _is_known(self) -> "_Asked":

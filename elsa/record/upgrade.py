@@ -8,7 +8,9 @@ _MOVED = {
 }  # fmt: skip
 _RENAMED = {"init": "start", "init_weights": "start_weights"}  # keys of Elsa+
 _ADDED: dict[str, dict[str, Any]] = {  # knobs that came later, with the value that changes nothing
-    "ElsaPlus": {"dual_step": 1.0, "dual_from": 0.0, "dual_limit": None},
+    "ElsaPlus": {
+        "dual_step": 1.0, "dual_from": 0.0, "dual_limit": None, "warmup_fraction": 0.0, "least_density": 0.1,
+    },
     "Training": {"distinct_windows": None, "fixed_order": False},
     "Text": {"held_out": 0.0, "column": "text"},
 }  # fmt: skip

@@ -64,8 +64,8 @@ def in_words(number: float, digits: int) -> str:
 class Grid:
     """`cells[row, column]`: perplexities by pattern, from few zeros to many, then N:M; or accuracies in % by task.
 
-    Rows go from bad to good. The paper's are named "… (published)" and have no run; they and the dense model are never
-    the best. `notes` say where the paper's numbers were read. `lowest_wins`: perplexities do, accuracies do not.
+    Rows go from bad to good. Those of papers are named "… (published)" and have no run; they and the dense model are
+    never the best. `notes` say where the papers' numbers were read. `lowest_wins`: perplexities do, accuracies do not.
     """
 
     title: str
@@ -122,7 +122,7 @@ def _grid(model: str, name: str, protocol: tuple[Any, ...], records: list[Record
     theirs = published(model, name)
     for number in theirs:
         cells[f"{number.method} (published)", number.sparsity.name] = Cell([number.perplexity])
-    notes = [f"{n.method} at {n.sparsity.name}, {n.perplexity:g}: the paper, by {n.provenance}" for n in theirs]
+    notes = [f"{n.method} at {n.sparsity.name}, {n.perplexity:g}: published, by {n.provenance}" for n in theirs]
     orders = {record["pattern"]: _order(record) for record in pruned}
     orders |= {number.sparsity.name: _place(number.sparsity) for number in theirs}
     patterns = sorted({pattern for _, pattern in cells}, key=orders.__getitem__)
@@ -139,9 +139,8 @@ def _order(record: Record) -> tuple[bool, bool, float]:
     asked = record["config"].get("sparsity")
     if asked is None:  # a folder that no run left
         return (False, False, record["sparsity"]["counted"])
-    return _place(
-        Pattern(pattern=asked["pattern"], ratio=asked["ratio"], allocation=asked.get("allocation", "uniform"))
-    )
+    allocation = "global" if record["pattern"].endswith(" global") else "uniform"
+    return _place(Pattern(pattern=asked["pattern"], ratio=asked["ratio"], allocation=allocation))
 
 
 def _place(pattern: Pattern) -> tuple[bool, bool, float]:

@@ -1,7 +1,7 @@
-"""The paper's numbers (arXiv:2510.01650) as far as they are known, each with where it was read: `published.csv`.
+"""Published numbers, Elsa's (arXiv:2510.01650) and BEST's (arXiv:2609.06557), each with where it was read.
 
-Of the paper's tables only the abstract was at hand; the other cells are from second-hand notes and say so. What is not
-known is not there.
+Of both papers only the abstract was at hand; the other cells of `published.csv` are from second-hand notes and say so.
+What is not known is not there.
 """
 
 import csv
@@ -14,12 +14,13 @@ from elsa.sparsity.pattern import Pattern
 
 @dataclass(frozen=True)
 class Published:
-    """A perplexity of the paper. `set`, `model`, `pattern` and `ratio` as in `conf/`."""
+    """A perplexity of a paper. `set`, `model`, `pattern`, `ratio` and `allocation` as in `conf/`."""
 
     model: str
     set: str
     pattern: str
     ratio: float
+    allocation: str
     method: str
     perplexity: float
     provenance: str
@@ -27,7 +28,7 @@ class Published:
     @property
     def sparsity(self) -> Pattern:
         """The pattern of zeros; its name is a column's."""
-        return Pattern(pattern=self.pattern, ratio=self.ratio)
+        return Pattern(pattern=self.pattern, ratio=self.ratio, allocation=self.allocation)
 
 
 def published(model: str, evaluation_set: str) -> list[Published]:

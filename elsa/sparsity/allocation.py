@@ -19,60 +19,94 @@ LEAST_DENSITY = 0.1  # of that under equal shares: no layer is cut off
 
 
 def patterns_of(
-    pattern: Pattern, sizes: Mapping[Key, int], saliency: Callable[[Key], torch.Tensor], ranks: Ranks = ONE
+    pattern: Pattern,
+    sizes: Mapping[Key, int],
+    saliency: Callable[[Key], torch.Tensor],
+    ranks: Ranks = ONE,
+    least_density: float = LEAST_DENSITY,
 ) -> dict[Key, Pattern]:
     """The pattern of each weight (`sizes`: its entries): the same for all, unless they share one budget of zeros.
 
     `saliency(key)`: what zeroing each entry of a weight costs, on `ranks` of this rank's; asked for only where there is
-    a budget to place.
+    a budget to place, a few times. `least_density`: see `allocate`.
     """
-    if pattern.allocation == "uniform":
+    if pattern.allocation != "global":
         return dict.fromkeys(sizes, pattern)
-    zeros = allocate(((key, saliency(key)) for key in sizes), pattern.sparsity, ranks)
+    zeros = allocate(saliency, sizes, pattern.sparsity, ranks, least_density)
     return {key: Pattern.of_zeros(zeros[key], size) for key, size in sizes.items()}
 
 
-def allocate(saliencies: Iterable[tuple[Key, torch.Tensor]], sparsity: float, ranks: Ranks = ONE) -> dict[Key, int]:
+def allocate(
+    saliency: Callable[[Key], torch.Tensor],
+    keys: Iterable[Key],
+    sparsity: float,
+    ranks: Ranks = ONE,
+    least_density: float = LEAST_DENSITY,
+) -> dict[Key, int]:
     """Zeros of each weight when the lowest saliencies (not negative, any shape) of all are zeroed together.
 
-    They sum to `sparsity` of all entries exactly. Saliencies within 3 % at the border count as equal and are shared out
-    in proportion. No weight keeps less than `LEAST_DENSITY` of its equal share.
+    They sum to `sparsity` of all entries exactly, and lie below one threshold; entries equal to it are shared out in
+    proportion. No weight keeps less than `least_density` of its equal share, or less than one entry.
     """
-    counted = {name: _histogram(saliency) for name, saliency in saliencies}
-    histograms = dict(zip(counted, ranks.sum_(torch.stack(list(counted.values()))), strict=True))
-    sizes = {name: int(histogram.sum()) for name, histogram in histograms.items()}
-    most = {name: int(size * (1 - LEAST_DENSITY * (1 - sparsity))) for name, size in sizes.items()}
+    histograms = _by_rank(ranks, {key: torch.bincount(_bits(saliency(key)) >> _SHIFT, minlength=_BINS) for key in keys})
+    sizes = {key: int(histogram.sum()) for key, histogram in histograms.items()}
+    most = {key: min(size - 1, int(size * (1 - least_density * (1 - sparsity)))) for key, size in sizes.items()}
     wanted = round(sparsity * sum(sizes.values()))
     zeros = dict.fromkeys(sizes, 0)
-    free = set(sizes)  # weights that have not got all they can take
+    free = list(sizes)  # weights that have not got all they can take
     while True:
-        left = wanted - sum(count for name, count in zeros.items() if name not in free)
-        share = _lowest({name: histogram for name, histogram in histograms.items() if name in free}, left)
-        full = {name: most[name] for name, count in share.items() if count > most[name]}
+        left = wanted - sum(count for key, count in zeros.items() if key not in free)
+        share = _lowest(saliency, {key: histograms[key] for key in free}, left, ranks)
+        full = {key: most[key] for key, count in share.items() if count > most[key]}
         zeros |= share | full
         if not full:
             return zeros
-        free -= full.keys()
+        free = [key for key in free if key not in full]
 
 
-def _histogram(saliency: torch.Tensor) -> torch.Tensor:
-    """Counts by size, on the CPU: the bits of a positive float are ordered as it is."""
-    bits = saliency.float().contiguous().view(torch.int32) >> _SHIFT
-    return torch.bincount(bits.flatten().clamp_(0, _BINS - 1), minlength=_BINS).cpu()
-
-
-def _lowest(histograms: dict[Key, torch.Tensor], wanted: int) -> dict[Key, int]:
-    """How many of the `wanted` lowest entries of all lie in each histogram; rounding is settled in their order."""
-    below = torch.stack(list(histograms.values())).sum(0).cumsum(0)
-    border = int((below < wanted).sum())
-    before = int(below[border - 1]) if border else 0
-    inside = max(1, int(below[border]) - before)
+def _lowest(
+    saliency: Callable[[Key], torch.Tensor], histograms: Mapping[Key, torch.Tensor], wanted: int, ranks: Ranks
+) -> dict[Key, int]:
+    """How many of the `wanted` lowest entries of all lie in each weight; rounding of ties is settled in their order."""
+    together = torch.stack(list(histograms.values())).sum(0)
+    bin_, before = _place(together, wanted)
+    inside: torch.Tensor = sum(_inside(_bits(saliency(key)), bin_) for key in histograms)  # type: ignore[assignment]
+    fine, before = _place(ranks.sum_(inside).cpu(), wanted, before)
+    threshold = bin_ << _SHIFT | fine
+    counts = _by_rank(ranks, {key: _below_and_equal(_bits(saliency(key)), threshold) for key in histograms})
+    ties = max(1, sum(int(equal) for _, equal in counts.values()))
     zeros: dict[Key, int] = {}
     # Rounding the running sum, not each share, makes the counts add up to the budget exactly.
     exact, given = float(before), before
-    for name, histogram in histograms.items():
-        low = int(histogram[:border].sum())
-        exact += int(histogram[border]) * (wanted - before) / inside
+    for key, (below, equal) in counts.items():
+        exact += int(equal) * (wanted - before) / ties
         extra = round(exact) - given
-        zeros[name], given = low + extra, given + extra
+        zeros[key], given = int(below) + extra, given + extra
     return zeros
+
+
+def _place(histogram: torch.Tensor, wanted: int, before: int = 0) -> tuple[int, int]:
+    """The bin that holds the entry number `wanted` (from 1), and how many lie below; `before` lie below all bins."""
+    sums = histogram.cumsum(0) + before
+    place = min(int((sums < wanted).sum()), len(histogram) - 1)
+    return place, int(sums[place - 1]) if place else before
+
+
+def _bits(saliency: torch.Tensor) -> torch.Tensor:
+    """As int32, flat: the bits of a positive float are ordered as it is."""
+    return saliency.float().flatten().view(torch.int32).clamp_min(0)
+
+
+def _inside(bits: torch.Tensor, bin_: int) -> torch.Tensor:
+    """Counts of the low bits of the entries of one bin."""
+    low = bits[bits >> _SHIFT == bin_] & ((1 << _SHIFT) - 1)
+    return torch.bincount(low, minlength=1 << _SHIFT)
+
+
+def _below_and_equal(bits: torch.Tensor, threshold: int) -> torch.Tensor:
+    return torch.stack([(bits < threshold).sum(), (bits == threshold).sum()])
+
+
+def _by_rank(ranks: Ranks, counts: Mapping[Key, torch.Tensor]) -> dict[Key, torch.Tensor]:
+    """The sums over ranks, on the CPU."""
+    return dict(zip(counts, ranks.sum_(torch.stack(list(counts.values()))).cpu(), strict=True))

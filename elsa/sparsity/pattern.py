@@ -28,16 +28,16 @@ class Pattern:
     """`pattern`: "unstructured" or "keep:group". `ratio`: wanted fraction of zeros; null with N:M, which implies it.
 
     `allocation`: "uniform" gives every weight that fraction, "global" is one budget for all weights together
-    (`elsa.sparsity.allocation`).
+    (`elsa.sparsity.allocation`); null is the method's own, N:M is uniform.
     """
 
     pattern: str
     ratio: float | None
-    allocation: str = "uniform"
+    allocation: str | None = "uniform"
 
     def __post_init__(self) -> None:
-        known = self.allocation in ("uniform", "global")
-        require(known, "allocation", self.allocation, "known: uniform, global")
+        known = self.allocation in (None, "uniform", "global")
+        require(known, "allocation", self.allocation, "known: uniform, global, or null for the method's own")
         if self.pattern == "unstructured":
             if self.ratio is None:
                 raise UserError("ratio=null: an unstructured pattern needs the fraction of zeros")
@@ -49,7 +49,7 @@ class Pattern:
             raise UserError(f"pattern={self.pattern}: {wanted}")
         keep, group = map(int, match.groups())
         require(0 < keep < group, "pattern", self.pattern, "keep:group keeps at least 1 and fewer than the group")
-        uniform = self.allocation == "uniform"
+        uniform = self.allocation != "global"
         require(uniform, "allocation", self.allocation, f"{self.pattern} is uniform in every group; set uniform")
         implied = 1 - keep / group
         agrees = self.ratio is None or abs(self.ratio - implied) < 1e-9
@@ -91,6 +91,12 @@ class Pattern:
         if self.group is not None or progress >= 1:
             return self
         return replace(self, ratio=self.sparsity * (1 - (1 - progress) ** 3))
+
+    def allocated(self, own: str) -> "Pattern":
+        """With `own` for the allocation where it says none."""
+        if self.allocation is not None:
+            return self
+        return replace(self, allocation="uniform" if self.group else own)
 
     @classmethod
     def of_zeros(cls, zeros: int, numel: int) -> "Pattern":

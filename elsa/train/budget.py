@@ -1,7 +1,7 @@
 """The budget and optimiser settings of every method that trains."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -14,12 +14,12 @@ class Training:
 
     `batch_size`: windows a step, of all ranks together; they go through the model in `accumulation` parts, at least one
     a rank. `fixed_order`: sums are made in an order that does not depend on the number of ranks, so that 1, 2, 4 ...
-    give the same bits; it costs time and, with more parts than ranks, memory. `decay_fraction`: the share
-    of the steps, at the end, in which the learning rate falls linearly to 0 (1.0: from the first step, as in the
-    paper). `gradient_clip`: largest global norm of the loss's gradient. `optimizer`: adam, or sgd with momentum beta1.
-    `distillation`: weight of the KL divergence from the dense model's next-token distribution; the rest of the loss is
-    cross-entropy with the text. `distinct_windows`: how many windows of text there are, null for as many as the budget
-    takes; fewer are repeated epoch by epoch.
+    give the same bits; it costs time and, with more parts than ranks, memory. `warmup_steps`: over which the learning
+    rate rises from 0, null for the method's own. `decay_fraction`: the share of the steps, at the end, in which it
+    falls linearly to 0 (1.0: from the first step, as in the paper). `gradient_clip`: largest global norm of the loss's
+    gradient. `optimizer`: adam, or sgd with momentum beta1. `distillation`: weight of the KL divergence from the dense
+    model's next-token distribution; the rest of the loss is cross-entropy with the text. `distinct_windows`: how many
+    windows of text there are, null for as many as the budget takes; fewer are repeated epoch by epoch.
 
     Shapes: N windows of L tokens.
     """
@@ -29,7 +29,7 @@ class Training:
     accumulation: int = 1
     optimizer: str = "adam"
     learning_rate: float = 2e-4
-    warmup_steps: int = 0
+    warmup_steps: int | None = 0
     decay_fraction: float = 1.0
     beta1: float = 0.9
     beta2: float = 0.95
@@ -46,8 +46,9 @@ class Training:
         require(divides, "accumulation", self.accumulation, f"a divisor of batch_size={self.batch_size}")
         require(self.optimizer in ("adam", "sgd"), "optimizer", self.optimizer, "known: adam, sgd")
         require(self.learning_rate > 0, "learning_rate", self.learning_rate, "positive, for example 2e-4")
-        warm = 0 <= self.warmup_steps < self.steps
-        require(warm, "warmup_steps", self.warmup_steps, f"from 0 to below steps={self.steps}")
+        warm = self.warmup_steps is None or 0 <= self.warmup_steps < self.steps
+        wanted = f"from 0 to below steps={self.steps}, or null for the method's own"
+        require(warm, "warmup_steps", self.warmup_steps, wanted)
         require(0 <= self.decay_fraction <= 1, "decay_fraction", self.decay_fraction, "a share of the steps, 0 to 1")
         require(0 <= self.beta1 < 1, "beta1", self.beta1, "in [0, 1), for example 0.9")
         require(0 <= self.beta2 < 1, "beta2", self.beta2, "in [0, 1), for example 0.95")
@@ -56,6 +57,10 @@ class Training:
         some = self.distinct_windows is None or self.distinct_windows >= 1
         require(some, "distinct_windows", self.distinct_windows, "at least 1, or null for as many as the budget takes")
         require(self.autocast in ("bfloat16", "none"), "autocast", self.autocast, "known: bfloat16, none")
+
+    def warmed(self, own: Callable[[int], int]) -> "Training":
+        """With `own(steps)` for the steps of warm-up where it says none."""
+        return self if self.warmup_steps is not None else replace(self, warmup_steps=own(self.steps))
 
     def check_ranks(self, size: int) -> None:
         """Raise `UserError` if a step cannot be dealt out evenly to this many ranks."""

@@ -11,7 +11,7 @@ import torch
 
 from elsa.distributed.ranks import ONE, Ranks
 from elsa.model.weights import PrunableWeight
-from elsa.sparsity.allocation import patterns_of
+from elsa.sparsity.allocation import LEAST_DENSITY, patterns_of
 from elsa.sparsity.pattern import Pattern, Rise, Selector, selectors
 from elsa.sparsity.projection import saliency
 from elsa.train.constraint import Constraint, by_parameter
@@ -44,14 +44,16 @@ class Distances(NamedTuple):
 class Projection:
     """Where the zeros of all prunable weights go: to the entries whose loss costs least, as many as `pattern` says.
 
-    `objective_aware`: entries are weighed by Adam's second moment (arXiv:2510.01650, Eq. 10 and 11). `rise`: how the
-    sparsity gets to the pattern's. `ranks`: that hold rows of the weights.
+    `objective_aware`: entries are weighed by Adam's second moment (arXiv:2510.01650, Eq. 10 and 11). `least_density`:
+    of a weight under a global budget (`elsa.sparsity.allocation`). `rise`: how the sparsity gets to the pattern's.
+    `ranks`: that hold rows of the weights.
     """
 
     weights: Mapping[str, PrunableWeight]
     optimizer: Optimizer
     pattern: Pattern
     objective_aware: bool
+    least_density: float = LEAST_DENSITY
     rise: Rise = field(default_factory=Rise)
     ranks: Ranks = ONE
 
@@ -84,7 +86,7 @@ class Projection:
         self, pattern: Pattern, its_saliency: Callable[[str], torch.Tensor] | None = None
     ) -> dict[str, Pattern]:
         """The pattern of each weight by name. `its_saliency`: of something else than the weights themselves."""
-        return patterns_of(pattern, self.sizes, its_saliency or self.saliency, self.ranks)
+        return patterns_of(pattern, self.sizes, its_saliency or self.saliency, self.ranks, self.least_density)
 
     def selectors(
         self, patterns: Mapping[str, Pattern], score_of: Callable[[str], torch.Tensor]

@@ -72,7 +72,7 @@ def _budget(ranks):
     own = {
         n: s.chunk(ranks.size)[ranks.rank] if ranks.rank < len(s.chunk(ranks.size)) else s[:0] for n, s in drawn.items()
     }
-    return allocate(own.items(), 0.7, ranks), allocate(drawn.items(), 0.7)
+    return allocate(own.__getitem__, own, 0.7, ranks), allocate(drawn.__getitem__, drawn, 0.7)
 
 
 def test_a_common_budget_is_placed_as_on_one():

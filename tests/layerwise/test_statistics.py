@@ -2,14 +2,14 @@
 
 import torch
 
-from elsa.layerwise.statistics import add_to_gram, damped, empty_gram, normalised, upper_inverse_factor
+from elsa.layerwise.statistics import GramStatistics, damped, normalised, upper_inverse_factor
 
 
 def gram_with_a_dead_input():
     inputs = torch.randn(50, 6, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 2, 3, 4, 5, 0])
-    gram = empty_gram(torch.zeros(4, 6))
+    gram = GramStatistics().init_statistics(torch.zeros(4, 6))
     for part in inputs.split(20):
-        add_to_gram(gram, part)
+        GramStatistics().update_statistics(gram, part)
     torch.testing.assert_close(gram, inputs.t() @ inputs)
     return gram
 

@@ -5,15 +5,18 @@ from elsa.config.compose import compose
 from elsa.config.prune import PruneConfig
 from elsa.method.alps import Alps
 from elsa.method.base import Task
+from elsa.method.best import Best
 from elsa.method.dense import Dense
 from elsa.method.elsa import Elsa
 from elsa.method.elsa_plus import ElsaPlus
 from elsa.method.finetuned import FineTuned
 from elsa.method.l_admm import LAdmm
 from elsa.method.magnitude import Magnitude
+from elsa.method.reconstruct import Reconstruct
 from elsa.method.safe import Safe
 from elsa.method.sparsegpt import SparseGPT
 from elsa.method.sparsellm import SparseLLM
+from elsa.method.swaps import Swaps
 from elsa.method.wanda import Wanda
 from elsa.train.budget import Training
 from elsa.train.precision import Precision
@@ -65,6 +68,7 @@ METHODS = {
     "sparsellm": SparseLLM(
         calibration_windows=8, damping=0.01, block_size=16, iterations=2, alpha=5.0, beta=5.0, activation_steps=2
     ),
+    "best": Best(interval=2, warmup_fraction=0.2),
     "elsa": Elsa(interval=2, projection="objective_aware"),
     "elsa_plus": ElsaPlus(
         interval=1,
@@ -80,5 +84,7 @@ METHODS = {
         ramp_from=0.0,
         hard=False,
     ),
+    "swaps": Swaps(start=SparseGPT(calibration_windows=8), calibration_windows=8),
+    "reconstruct": Reconstruct(start=SparseGPT(calibration_windows=8), calibration_windows=8, epochs=2),
     "finetuned": FineTuned(start=Wanda(calibration_windows=8)),
 }

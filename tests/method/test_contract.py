@@ -47,7 +47,7 @@ def test_contract(model, windows, name, pattern):
     changed = {key for key in after if not torch.equal(after[key], before[key])}
     if name == "dense":
         assert not changed
-    elif name in ("elsa", "elsa_plus", "finetuned"):
+    elif name in ("best", "elsa", "elsa_plus", "finetuned"):
         assert changed - weights.keys(), "embeddings and norms train too"
         assert logged[-1][0] == 6
         assert {"loss", "learning_rate", "tokens_per_second"} <= logged[-1][1].keys()

@@ -60,7 +60,7 @@ def test_the_first_support_is_that_of_init_and_the_weights_stay_dense_unless_ask
         seen.update(supports=supports, weights=values)
         raise SpyError
 
-    monkeypatch.setattr("elsa.method.elsa.Admm", spy)
+    monkeypatch.setattr("elsa.method.elsa_plus.Admm", spy)
     start = random_model("llama")
     Wanda(calibration_windows=8).apply(start, task(windows, PATTERN)[0])
     for keeps_weights in (False, True):

@@ -61,9 +61,10 @@ def test_the_papers_numbers_stand_beside_ours_with_their_provenance_and_are_neve
     ]
     (grid,) = grids(ours)
     lines = markdown_grid(grid).splitlines()
-    assert "| elsa (published) | 23.14 | 28.39 | 40.10 |" in lines
-    assert "| elsa | **30.00** | -- | -- |" in lines
-    assert "* elsa at 90%, 23.14: the paper, by second-hand note" in lines
+    assert "| elsa (published) | 23.14 | 28.39 | 40.10 | -- |" in lines
+    assert "| best (published) | -- | -- | -- | 16.52 |" in lines
+    assert "| elsa | **30.00** | -- | -- | -- |" in lines
+    assert "* elsa at 90%, 23.14: published, by second-hand note" in lines
 
 
 @pytest.mark.parametrize("lucky", [[7.0, 15.0, 12.0], [15.0, 7.0, 12.0], [12.0, 15.0, 7.0]])

@@ -1,0 +1,20 @@
+"""BEST: gradual pruning by one threshold on a second-order saliency, training within the mask (arXiv:2609.06557)."""
+
+from dataclasses import dataclass
+
+from elsa.method.gradual import Gradual
+
+
+@dataclass(frozen=True, kw_only=True)
+class Best(Gradual):
+    """Every `interval` steps zero what has the lowest w² · v in the whole model, v being Adam's second moment.
+
+    It starts from the dense weights. The sparsity rises by a cubic law over half of the steps, the rest trains within
+    the mask. The authors' code is not out. In the abstract and the headings of its repository: second-order saliency,
+    one global threshold, cubic schedule, warm-up and decay. Second-hand: 40 steps between updates of 4,000, half of the
+    steps for the rise, 10 % of warm-up. Chosen here: the decay is linear to 0, moments of zeroed weights are kept, and
+    every layer keeps an entry. With `sparsity.allocation=uniform` it is the paper's layer-wise ablation.
+    """
+
+    interval: int = 40
+    warmup_fraction: float = 0.1

@@ -1,0 +1,146 @@
+"""Masked reconstruction: train what a mask keeps on the dense outputs, one sub-block at a time (arXiv:2510.14444)."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from elsa.errors import require
+from elsa.layerwise.activations import Activations
+from elsa.layerwise.capture import BlockReplay, Call, tensor_of
+from elsa.layerwise.driver import Patterns
+from elsa.method.refining import Refiner, Refining
+from elsa.model.weights import PrunableWeight
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reconstruct(Refining):
+    """Minimise ‖f(x) − f_dense(x_dense)‖² for each child f of a block that holds pruned weights (attention, MLP).
+
+    x is what reaches it in the pruned model and x_dense in the dense one, so that what was lost before is made good
+    too. Adam on the kept entries, `epochs` passes over the calibration windows, `learning_rate` falling linearly to 0.
+    The paper's settings were not at hand: the defaults were chosen here.
+    """
+
+    epochs: int = 8
+    learning_rate: float = 1e-3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.epochs >= 1, "epochs", self.epochs, "at least 1")
+        require(self.learning_rate > 0, "learning_rate", self.learning_rate, "positive, for example 1e-3")
+
+    def _refiner(self, dense: Mapping[str, torch.Tensor]) -> "Reconstruction":
+        return Reconstruction(self, dense)
+
+
+class Reconstruction(Refiner):
+    """Of one model, whose dense hidden states go from block to block beside those of the pruned one."""
+
+    def __init__(self, method: Reconstruct, dense: Mapping[str, torch.Tensor]):
+        super().__init__(dense)
+        self._method = method
+        self._dense_hidden: Activations | None = None
+        self._errors: dict[str, list[float]] = {"before": [], "after": []}
+
+    def prune_block(
+        self, replay: BlockReplay | None, index: int, layers: dict[str, PrunableWeight], patterns: Patterns
+    ) -> None:
+        assert replay is not None, "it needs inputs"
+        hidden = self._dense_hidden or replay.hidden  # before block 0 nothing is pruned
+        dense = BlockReplay(replay.blocks, replay.calls, hidden, replay.ranks)
+        parts = _parts(replay.blocks[index], layers)
+        with self._dense_weights(layers):
+            goals = {name: _outputs(dense, index, part) for name, (part, _) in parts.items()}
+            self._dense_hidden = dense.outputs(index)
+        for name, (part, weights) in parts.items():
+            self._train(part, weights, *_inputs(replay, index, part), goals[name])
+
+    @contextmanager
+    def _dense_weights(self, layers: Mapping[str, PrunableWeight]) -> Iterator[None]:
+        """Inside, the block has its dense weights."""
+        sparse = {name: weight.value_OI.clone() for name, weight in layers.items()}
+        for name, weight in layers.items():
+            weight.write(self._dense[name])
+        yield
+        for name, weight in layers.items():
+            weight.write(sparse[name])
+
+    def _train(
+        self, part: nn.Module, weights: list[PrunableWeight], inputs: Activations, call: Call, goals: Activations
+    ) -> None:
+        zeros = [weight.value_OI == 0 for weight in weights]
+        parameters = [weight.parameter for weight in weights]
+        optimizer = torch.optim.Adam(parameters, lr=self._method.learning_rate, fused=True)
+        steps = self._method.epochs * len(inputs)
+        self._errors["before"].append(_error(part, inputs, call, goals))
+        for step in range(steps):
+            batch = step % len(inputs)
+            optimizer.param_groups[0]["lr"] = self._method.learning_rate * (1 - step / steps)
+            with torch.enable_grad():
+                loss = _relative(tensor_of(part(inputs[batch], *call[0], **call[1])), goals[batch])
+                gradients = torch.autograd.grad(loss, parameters)
+            for weight, parameter, gradient, zero in zip(weights, parameters, gradients, zeros, strict=True):
+                parameter.grad = gradient.contiguous()
+                weight.gradient_OI.masked_fill_(zero, 0)
+            optimizer.step()
+        optimizer.zero_grad()
+        self._errors["after"].append(_error(part, inputs, call, goals))
+
+    def facts(self) -> dict[str, Any]:
+        return {"sub_block_error": {name: sum(each) / len(each) for name, each in self._errors.items()}}
+
+
+def _parts(block: nn.Module, layers: Mapping[str, PrunableWeight]) -> dict[str, tuple[nn.Module, list[PrunableWeight]]]:
+    """The children of a block that hold prunable weights, by name, in the order in which they are."""
+    parts = {}
+    for name, child in block.named_children():
+        inside = {id(module) for module in child.modules()}
+        if held := [weight for weight in layers.values() if id(weight.module) in inside]:
+            parts[name] = (child, held)
+    return parts
+
+
+def _inputs(replay: BlockReplay, index: int, part: nn.Module) -> tuple[Activations, Call]:
+    """What reaches a child of block `index` over all batches: hidden states, and its other arguments."""
+    kept, calls = replay.hidden.like(), list[Call]()
+
+    def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        kept.append(hidden)
+        calls.append((args[1:], {key: value for key, value in kwargs.items() if key != "hidden_states"}))
+
+    hook = part.register_forward_pre_hook(keep, with_kwargs=True)
+    try:
+        for hidden in replay.hidden:
+            replay.run(index, hidden)
+    finally:
+        hook.remove()
+    return kept, calls[0]
+
+
+def _outputs(replay: BlockReplay, index: int, part: nn.Module) -> Activations:
+    """What a child of block `index` gives over all batches."""
+    kept = replay.hidden.like()
+    hook = part.register_forward_hook(lambda module, args, output: kept.append(tensor_of(output)))
+    try:
+        for hidden in replay.hidden:
+            replay.run(index, hidden)
+    finally:
+        hook.remove()
+    return kept
+
+
+@torch.no_grad()
+def _error(part: nn.Module, inputs: Activations, call: Call, goals: Activations) -> float:
+    """The mean over batches."""
+    errors = [_relative(tensor_of(part(x, *call[0], **call[1])), goal) for x, goal in zip(inputs, goals, strict=True)]
+    return float(torch.stack(errors).mean())
+
+
+def _relative(output: torch.Tensor, goal: torch.Tensor) -> torch.Tensor:
+    """‖output − goal‖² / ‖goal‖², so that one learning rate serves all blocks."""
+    return (output - goal).float().square().sum() / goal.float().square().sum()
