@@ -11,10 +11,10 @@ class Best(Gradual):
 
     It starts from the dense weights. The sparsity rises by a cubic law over half of the steps, the rest trains within
     the mask. The authors' code is not out. In the abstract and the headings of its repository: second-order saliency,
-    one global threshold, cubic schedule, warm-up and decay. Second-hand: 40 steps between updates of 4,000, half of the
+    one global threshold, cubic schedule, warm-up and decay. Second-hand: 40 of 4,000 steps between updates, half of the
     steps for the rise, 10 % of warm-up. Chosen here: the decay is linear to 0, moments of zeroed weights are kept, and
     every layer keeps an entry. With `sparsity.allocation=uniform` it is the paper's layer-wise ablation.
     """
 
-    interval: int = 40
+    interval: int | None = None
     warmup_fraction: float = 0.1

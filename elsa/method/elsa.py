@@ -36,5 +36,6 @@ class Elsa(Projecting):
         return admm_bytes(precision)
 
     def _constraint(self, projection: Projection, task: Task, supports: Supports) -> SparseConstraint:
-        phases = Phases(steps=task.training.steps, interval=self.interval)
+        steps = task.training.steps
+        phases = Phases(steps=steps, interval=self.interval_in(steps))
         return Admm(projection, task.penalty, task.precision, phases, task.training, supports, task.probe_every)

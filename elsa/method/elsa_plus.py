@@ -30,10 +30,11 @@ class ElsaPlus(Gradual):
     support.
     """
 
-    interval: int = 8
+    interval: int | None = 8
     start: Method | None = field(default_factory=Alps)
     ramp_fraction: float = 0.3
     ramp_from: float = 0.65
+    warmup_fraction: float = 0.1
     least_density: float = LEAST_DENSITY
     hard: bool = True
     retention: float = 0.0
@@ -72,7 +73,7 @@ class ElsaPlus(Gradual):
         wanted = f"null: steps of training.optimizer={training.optimizer} have no bound to measure it by"
         require(bounded, "dual_limit", self.dual_limit, wanted)
         before = training.steps - round(self.polish_fraction * training.steps)
-        fits = self.interval <= before
+        fits = self.interval_in(training.steps) <= before
         require(
             fits, "interval", self.interval, f"at most the {before} steps before polish_fraction={self.polish_fraction}"
         )
@@ -81,7 +82,7 @@ class ElsaPlus(Gradual):
         polish = round(self.polish_fraction * steps)
         before = steps - polish
         return Phases(
-            steps=before, interval=self.interval, polish_from=before if polish else None,
+            steps=before, interval=self.interval_in(steps), polish_from=before if polish else None,
             dual=Dual(retention=self.retention, step=self.dual_step),
             dual_from=round(self.dual_from * before), dual_limit=self.dual_limit,
         )  # fmt: skip

@@ -84,4 +84,4 @@ class Gradual(Projecting):
         return Rise(round(self.ramp_fraction * task.training.steps), self._ramp_start(task.pattern))
 
     def _constraint(self, projection: Projection, task: Task, supports: Supports) -> SparseConstraint:
-        return GradualPruning(projection, self.interval, supports)
+        return GradualPruning(projection, self.interval_in(task.training.steps), supports)

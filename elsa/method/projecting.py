@@ -23,17 +23,18 @@ Supports = dict[str, torch.Tensor] | None  # by name, bool
 
 @dataclass(frozen=True, kw_only=True)
 class Projecting(Method):
-    """Train all parameters under a constraint that says every `interval` steps where the zeros go.
+    """Train all parameters under a constraint that says every `interval` steps where the zeros go (null: 1 % of them).
 
     `projection`: "objective_aware" weighs the squares of entries by Adam's second moment (arXiv:2510.01650, Eq. 10 and
     11), "euclidean" does not. A global budget (`sparsity.allocation`) is placed anew at every update.
     """
 
-    interval: int = 32
+    interval: int | None = 32
     projection: str = "objective_aware"
 
     def __post_init__(self) -> None:
-        require(self.interval >= 1, "interval", self.interval, "at least 1 step")
+        some = self.interval is None or self.interval >= 1
+        require(some, "interval", self.interval, "at least 1 step, or null for 1 % of the steps")
         known = ("objective_aware", "euclidean")
         require(self.projection in known, "projection", self.projection, f"known: {', '.join(known)}")
 
@@ -49,8 +50,12 @@ class Projecting(Method):
     def _least_density(self) -> float:
         return LEAST_DENSITY
 
+    def interval_in(self, steps: int) -> int:
+        """Steps between two updates in a run of `steps`."""
+        return self.interval or max(1, round(steps / 100))
+
     def check(self, training: Training) -> None:
-        within = self.interval <= training.steps
+        within = self.interval_in(training.steps) <= training.steps
         require(within, "interval", self.interval, f"at most training.steps={training.steps}")
         has_moments = not self._objective_aware or training.optimizer == "adam"
         wanted = f"needs second moments, which training.optimizer={training.optimizer} lacks; set adam, or euclidean"
