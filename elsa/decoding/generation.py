@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from jinja2 import TemplateError
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from elsa.errors import UserError, in_one_line, require
-
-NGRAM = 4  # tokens
+from elsa.data.chat import as_turn
+from elsa.data.repetition import repetition_share
+from elsa.errors import UserError, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,27 +40,13 @@ class Continuation:
     repetition: float
 
 
-def repetition_share(ids: list[int], length: int = NGRAM) -> float:
-    """1 − distinct n-grams / n-grams of these tokens, n being `length`; 0 for fewer tokens than that.
-
-    The seq-rep-n of Welleck et al., arXiv 1908.04319.
-    """
-    grams = [tuple(ids[start : start + length]) for start in range(len(ids) - length + 1)]
-    return 1 - len(set(grams)) / len(grams) if grams else 0.0
-
-
 def prompt_ids(tokenizer: PreTrainedTokenizerFast, prompt: str, *, chat: bool, bos: bool) -> list[int]:
     """The tokens of a prompt. `chat`: as a user's turn in the tokenizer's template. `bos`: begin with that mark.
 
     Raises `UserError` for a prompt of no tokens, a mark or a template that there is not, and one that fails.
     """
     if chat:
-        require(tokenizer.chat_template is not None, "chat", "true", "this tokenizer has no chat template")
-        turn = [{"role": "user", "content": prompt}]
-        try:
-            text = str(tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False))
-        except TemplateError as error:
-            raise UserError(f"chat=true: this tokenizer's chat template fails: {in_one_line(error)}") from error
+        text = as_turn(tokenizer, prompt, "chat")
         ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
     else:
         ids = list(tokenizer(prompt, add_special_tokens=False)["input_ids"])

@@ -16,7 +16,8 @@ from elsa.config.checks import check_folders
 from elsa.config.compose import plain
 from elsa.config.deploy import GenerateConfig
 from elsa.config.prune import resolved_device
-from elsa.decoding.generation import NGRAM, Continuation, continuation, prompt_ids
+from elsa.data.repetition import NGRAM
+from elsa.decoding.generation import Continuation, continuation, prompt_ids
 from elsa.errors import UserError, require
 from elsa.export.stored import Stored
 from elsa.files import content_hash, file_hash, file_name, write_json

@@ -7,24 +7,9 @@ import torch
 from tokenizers.processors import TemplateProcessing
 from transformers import GenerationConfig
 
-from elsa.decoding.generation import Sampling, continuation, prompt_ids, repetition_share
+from elsa.decoding.generation import Sampling, continuation, prompt_ids
 from elsa.errors import UserError
 from tests.conftest import random_model
-
-
-@pytest.mark.parametrize(
-    ("ids", "share"),
-    [
-        ([1, 2, 3, 4, 5], 0.0),  # two, both new
-        ([7] * 8, 0.8),  # five, one of them distinct
-        ([1, 2, 3, 4, 1, 2, 3, 4], 0.2),  # five, of which the last is the first
-        ([1, 2, 3], 0.0),  # none at all
-        ([], 0.0),
-    ],
-)
-def test_repetition_is_the_share_of_n_grams_that_were_there_before(ids, share):
-    assert repetition_share(ids) == pytest.approx(share)
-    assert repetition_share([1, 2, 1, 2], 2) == pytest.approx(1 / 3)
 
 
 def likeliest(model, ids, count):
