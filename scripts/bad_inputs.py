@@ -264,6 +264,7 @@ def numbers() -> Iterator[Case]:
         "method=elsa penalty=constant": ["penalty.value"],
         "method=elsa penalty=cosine": ["penalty.end"],
         "method=dense eval=zero_shot": ["eval.limit", "eval.num_fewshot", "eval.batch_size"],
+        "method=dense eval=generation": ["eval.limit", "eval.num_fewshot", "eval.batch_size", "eval.max_new_tokens"],
     }
     for base, names in keys.items():
         for name in names:
@@ -623,8 +624,38 @@ def tasks() -> Iterator[Case]:
     )
 
 
+def written() -> Iterator[Case]:
+    good = json.dumps({"question": "How many?", "answer": "#### 3"})
+
+    def mirror(test: str, train: str | None = good) -> Files:
+        def files(folder: Path) -> None:
+            (folder / "mir/gsm8k").mkdir(parents=True)
+            (folder / "mir/gsm8k/test.jsonl").write_text(f"{test}\n")
+            if train is not None:
+                (folder / "mir/gsm8k/train.jsonl").write_text(f"{train}\n")
+
+        return files
+
+    base = ["method=dense", "eval=generation", "paths.mirror=mir"]
+    wrong = {
+        "no examples": ([], mirror(good, None), "num_fewshot"),
+        "junk": ([], mirror("{"), "gsm8k/test.jsonl:1"),
+        "column": (["eval.num_fewshot=0"], mirror('{"question": "a"}'), "gsm8k"),
+        "likelihoods": (["eval.tasks=[arc_easy]"], mirror(good), "eval=zero_shot"),
+        "no tasks": (["eval.tasks=[]"], mirror(good), "tasks"),
+        "no template": (["eval.apply_chat_template=true"], mirror(good), "chat template"),
+        "no room": (["eval.max_new_tokens=99999"], mirror(good), "max_new_tokens"),
+        "no switch": (["eval.apply_chat_template=maybe"], mirror(good), "apply_chat_template"),
+        "no text": (["eval.system_instruction=3"], mirror(good), "system_instruction"),
+    }
+    for name, (more, files, says) in wrong.items():
+        yield Case(f"generation {name}", [*base, *more], files, says=says)
+    full = ["method=dense", "eval=full", "eval.parts.zero_shot.tasks=[arc_easy]", "paths.mirror=mir"]
+    yield Case("generation no mirror", full, lambda folder: (folder / "mir").mkdir(), says="elsa fetch")
+
+
 def cases() -> list[Case]:
-    made = (words, numbers, texts, tokens, models, sparse_models, places, records, tasks)
+    made = (words, numbers, texts, tokens, models, sparse_models, places, records, tasks, written)
     return [case for make in made for case in make()]
 
 

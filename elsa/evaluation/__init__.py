@@ -1,1 +1,1 @@
-"""Scores of a model: perplexity on held-out windows (`perplexity`) and zero-shot accuracy (`zero_shot`)."""
+"""Scores of a model: perplexity on held-out windows, zero-shot accuracy, and what it writes (`generation`)."""

@@ -1,6 +1,6 @@
 """lm-eval's task definitions by name or group, and the data that they are asked on: the hub's, or a local mirror's.
 
-With `elsa.evaluation.zero_shot` the only place that knows lm-eval.
+With the evaluations that score them the only place that knows lm-eval.
 """
 
 import json
@@ -26,16 +26,24 @@ if TYPE_CHECKING:
     from lm_eval.api.task import Task
 
 SPLITS = ("train", "validation", "test")
-_SCORED = ("multiple_choice", "loglikelihood", "loglikelihood_rolling")
+_SCORED = {  # what lm-eval calls the way in which a task is scored, by the evaluation that takes it
+    "zero_shot": ("multiple_choice", "loglikelihood", "loglikelihood_rolling"),
+    "generation": ("generate_until",),
+}
 _log = logging.getLogger(__name__)
 
 
 class Definition(TypedDict):
-    """`members`: of a group or tag, by name; none for a task. `file`: its YAML, in lm-eval's folder of tasks."""
+    """`members`: of a group or tag, by name; none for a task. `file`: its YAML, in lm-eval's folder of tasks.
+
+    `num_fewshot`: examples that it shows if nothing else is asked for. `has_examples`: they stand in its YAML.
+    """
 
     file: str | None
     output_type: str
     members: list[str]
+    num_fewshot: int | None
+    has_examples: bool
 
 
 def definition_file(name: str) -> Path:
@@ -45,11 +53,18 @@ def definition_file(name: str) -> Path:
     return _root() / file
 
 
-def expanded(names: list[str], kept: Path | None = None) -> list[str]:
+def num_fewshot_of(name: str, asked: int | None) -> int:
+    """Examples that lm-eval shows in a task if `asked` for so many: none where the task says that it takes none."""
+    own = known_tasks()[name]["num_fewshot"]
+    return (own or 0) if asked is None or own == 0 else asked
+
+
+def expanded(names: list[str], evaluation: str, kept: Path | None = None) -> list[str]:
     """The single tasks of these names: those of a group or tag in its place, each once.
 
-    `kept`: a folder where the index of lm-eval's 13,000 tasks is remembered. Raises `UserError` for a name that lm-eval
-    does not have, and for a task that scores no likelihoods.
+    `evaluation`: "zero_shot" or "generation", which shall score them. `kept`: a folder where the index of lm-eval's
+    13,000 tasks is remembered. Raises `UserError` for a name that lm-eval does not have, and for a task that this
+    evaluation does not take.
     """
     known, found, waiting = known_tasks(kept), list[str](), list(reversed(names))
     while waiting:
@@ -58,9 +73,10 @@ def expanded(names: list[str], kept: Path | None = None) -> list[str]:
         waiting += reversed(known[name]["members"])
         if known[name]["members"]:
             continue
-        kind = known[name]["output_type"]
-        wanted = f"it is scored by {kind}; this evaluation takes tasks of {', '.join(_SCORED)}"
-        require(kind in _SCORED, "tasks", name, wanted)
+        kind, taken = known[name]["output_type"], _SCORED[evaluation]
+        hint = "".join(f"; eval={other} takes it" for other, kinds in _SCORED.items() if kind in kinds)
+        wanted = f"it is scored by {kind}; this evaluation takes tasks of {', '.join(taken)}{hint}"
+        require(kind in taken, "tasks", name, wanted)
         found.append(name)
     return list(dict.fromkeys(found))
 
@@ -68,7 +84,7 @@ def expanded(names: list[str], kept: Path | None = None) -> list[str]:
 def known_tasks(kept: Path | None = None) -> dict[str, Definition]:
     """All that lm-eval has by name. Its own index takes 15 s, so it is remembered in the folder `kept`."""
     if not _index:
-        file = None if kept is None else kept / f"lm-eval-{version('lm_eval')}.json"
+        file = None if kept is None else kept / f"lm-eval-tasks-{version('lm_eval')}.json"
         known = None if file is None else remembered(file)
         _index.update(_asked() if known is None else known)
         if file is not None and known is None:
@@ -94,7 +110,10 @@ def _definition(entry: Any) -> Definition:
     file = None if entry.yaml_path is None else str(entry.yaml_path.relative_to(_root()))
     members = {"GROUP": _named(config.get("task")), "TAG": sorted(entry.tags)}.get(kind, [])
     output = "its own Python class" if kind == "PY_TASK" else config.get("output_type", "generate_until")
-    return Definition(file=file, output_type=output, members=members)
+    has_examples = bool((config.get("fewshot_config") or {}).get("samples"))
+    return Definition(
+        file=file, output_type=output, members=members, num_fewshot=config.get("num_fewshot"), has_examples=has_examples
+    )
 
 
 def _named(members: Any) -> list[str]:
@@ -115,14 +134,15 @@ def mirrored(mirror: Path, task: str) -> dict[str, str]:
     return {split: str(p.resolve()) for split in SPLITS if (p := mirror / task / f"{split}.jsonl").is_file()}
 
 
-def check_mirror(mirror: Path, task: str, num_fewshot: int) -> None:
+def check_mirror(mirror: Path, task: str, num_fewshot: int | None) -> None:
     """Raise `UserError` if the mirror cannot give the task's documents, and others for examples before them."""
     files = mirrored(mirror, task)
     scored = "test" if "test" in files else "validation"
-    require(scored in files, "paths.mirror", mirror, f"no {task}/test.jsonl there, and no {task}/validation.jsonl")
-    others = files.keys() - {scored}
+    missing = f"no {task}/test.jsonl there, and no {task}/validation.jsonl; elsa fetch copies it from the hub"
+    require(scored in files, "paths.mirror", mirror, missing)
+    shots, others = num_fewshot_of(task, num_fewshot), files.keys() - {scored}
     wanted = f"a {task}/train.jsonl for the examples; {mirror} has {task}/{scored}.jsonl alone, which is scored"
-    require(num_fewshot == 0 or bool(others), "num_fewshot", num_fewshot, wanted)
+    require(not shots or known_tasks()[task]["has_examples"] or bool(others), "num_fewshot", shots, wanted)
     for file in files.values():
         _check_rows(Path(file))
 

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from elsa.files import flattened
-from elsa.record.record import Record
+from elsa.record.record import Record, task_protocol
+from elsa.record.scores import GENERATION_COLUMNS, TASK_SCORES, against_dense, generation_rows
 
 METHODS: dict[str, tuple[str, str | None]] = {  # as the README has them: what it does, and its paper at arXiv
     "magnitude": ("keeps the largest weights of a layer", None),
@@ -102,7 +103,7 @@ def eval_results(about: Published) -> list[EvalResult]:
     found = [
         result
         for evaluation in scored.evaluations
-        for result in (*_perplexities(evaluation, cast), *_accuracies(evaluation, cast))
+        for result in (*_perplexities(evaluation, cast), *_accuracies(evaluation, cast), *_written(evaluation, cast))
         if math.isfinite(result.metric_value)
     ]
     first = {result.unique_identifier: number for number, result in reversed(list(enumerate(found)))}
@@ -138,6 +139,23 @@ def _accuracies(evaluation: dict[str, Any], cast: str) -> Iterator[EvalResult]:
             )  # fmt: skip
 
 
+def _written(evaluation: dict[str, Any], cast: str) -> Iterator[EvalResult]:
+    """Every metric of every task of generation."""
+    scores = evaluation.get("generation")
+    if not scores:
+        return
+    limit = f", the first {scores['limit']} documents only" if scores["limit"] else ""
+    for name, task in scores["tasks"].items():
+        protocol = f"{task['num_fewshot']}-shot, at most {task['max_new_tokens']} tokens, lm-eval {scores['lm_eval']}"
+        arguments = {key: task[key] for key in ("num_fewshot", "max_new_tokens", "n", "data_sha256")}
+        for metric, found in task["metrics"].items():
+            yield EvalResult(
+                task_type=_TASK, dataset_type=name, dataset_name=name, metric_type=metric.partition(",")[0],
+                metric_name=f"{metric} ({protocol}{limit}{cast})", metric_value=round(float(found["value"]), 4),
+                metric_args=arguments | {key: value for key, value in scores["settings"].items() if value is not None},
+            )  # fmt: skip
+
+
 def _scored(about: Published) -> Scored:
     own = [] if about.export is None else about.export.get("evaluations", [])
     left, here = about.dtypes
@@ -160,10 +178,8 @@ def _latest(evaluations: list[dict[str, Any]]) -> list[dict[str, Any]]:
             for name, score in each.get("perplexity", {}).items()
             if is_new(name, {key: value for key, value in score.items() if key not in ("perplexity", "loss")})
         }
-        scores = each.get("zero_shot")
-        tasks = {} if not scores else {n: [t["num_fewshot"], t["data_sha256"]] for n, t in scores["tasks"].items()}
-        again = not scores or not is_new(scores["limit"], scores["lm_eval"], scores["dtype"], tasks)
-        dropped = ("zero_shot", "zero_shot_against_dense") if again else ()
+        again = [kind for kind in TASK_SCORES if kind in each and not is_new(kind, task_protocol(each[kind]))]
+        dropped = [key for kind in again for key in (kind, against_dense(kind))]
         kept.insert(0, {key: value for key, value in each.items() if key not in dropped} | {"perplexity": sets})
     return kept
 
@@ -221,6 +237,7 @@ def _scores(about: Published) -> str:
         parts.append(f"Of the values in this repository, {here}.")
     parts += [_perplexity_table(scored.evaluations)]
     parts += [_zero_shot_table(each) for each in scored.evaluations if each.get("zero_shot")]
+    parts += [_generation_table(each) for each in scored.evaluations if each.get("generation")]
     return "\n\n".join(filter(None, parts))
 
 
@@ -260,11 +277,25 @@ def _zero_shot_table(evaluation: dict[str, Any]) -> str:
         said += f"; acc {scores['average_acc']:.4f} on average"
     if pairs:
         said += "; the difference to the dense model on the same documents with its 95 % interval"
-    parts = [f"{said}."]
-    if scores["limit"]:
-        limited = f"**Limited: only the first {_count(scores['limit'])} documents of each task were scored.**"
-        parts.insert(0, f"{limited} These are no numbers to compare with those of whole tasks.")
-    return "\n\n".join([*parts, _table(headers, rows, numbers={"acc", "acc_norm", "shots", "documents"})])
+    table = _table(headers, rows, numbers={"acc", "acc_norm", "shots", "documents"})
+    return "\n\n".join([*_limited(scores), f"{said}.", table])
+
+
+def _generation_table(evaluation: dict[str, Any]) -> str:
+    scores, pairs = evaluation["generation"], evaluation.get(against_dense("generation"), {})
+    said = f"What it writes, scored by lm-eval {scores['lm_eval']} in {scores['dtype']}, ± standard error"
+    said += ", in its chat template" if scores["settings"].get("apply_chat_template") else ""
+    if pairs:
+        said += "; in brackets the difference to the dense model on the same documents with its 95 % interval"
+    table = _table(list(GENERATION_COLUMNS), generation_rows(scores, pairs), numbers={"n", "shots"})
+    return "\n\n".join([*_limited(scores), f"{said}.", table])
+
+
+def _limited(scores: dict[str, Any]) -> list[str]:
+    if not scores["limit"]:
+        return []
+    limited = f"**Limited: only the first {_count(scores['limit'])} documents of each task were scored.**"
+    return [f"{limited} These are no numbers to compare with those of whole tasks."]
 
 
 def _size(about: Published) -> str:
@@ -321,17 +352,18 @@ def _again(about: Published) -> str:
 
 def _limits(about: Published) -> str:
     scored = _scored(about)
-    measured = {kind for each in scored.evaluations for kind in ("perplexity", "zero_shot") if each.get(kind)}
+    measured = {kind for each in scored.evaluations for kind in ("perplexity", *TASK_SCORES) if each.get(kind)}
     words = {"perplexity": "perplexity on the sets above", "zero_shot": "accuracy on the tasks above"}
+    words["generation"] = "answers to the questions above"
     lines = [
         f"Measured was only {' and '.join(words[kind] for kind in sorted(measured)) or 'its size'}: not the quality of "
         "what it writes, whether it follows instructions, what it knows, bias or safety. Pruning can lose more than "
         "these scores show.",
         "It inherits the limits and biases of the base model.",
     ]
-    if not any(each.get("zero_shot_against_dense") for each in scored.evaluations):
+    if not any(each.get(against_dense(kind)) for each in scored.evaluations for kind in TASK_SCORES):
         lines.append("Its record holds no score of the dense model; score that in the same way before you compare.")
-    if any((each.get("zero_shot") or {}).get("limit") for each in scored.evaluations):
+    if any((each.get(kind) or {}).get("limit") for each in scored.evaluations for kind in TASK_SCORES):
         lines.append("The accuracies are limited: only the first documents of each task were scored.")
     if scored.before:
         lines.append(f"The scores are of the values before the cast to {about.dtypes[1]}.")

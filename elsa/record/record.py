@@ -11,13 +11,14 @@ from typing import Any
 
 from elsa.errors import UserError
 from elsa.files import json_object, read_text, write_json
+from elsa.record.scores import TASK_SCORES, against_dense
 from elsa.record.shape import check_pruned, check_scored
 from elsa.record.upgrade import upgraded
 
 FORMAT = 3
 _READ = (2, FORMAT)
 _VALUES = ("perplexity", "loss")  # of a set; the rest is how it was scored
-SCORES = ("perplexity", "zero_shot", "zero_shot_against_dense")
+_TASKS = [key for kind in TASK_SCORES for key in (kind, against_dense(kind))]
 
 Record = dict[str, Any]
 
@@ -94,7 +95,7 @@ def _with_scores(record: Record, evaluations: list[dict[str, Any]]) -> Record:
             name: score | {"perplexity": float(score["perplexity"])}
             for name, score in evaluation.get("perplexity", {}).items()
         }
-        view |= {key: evaluation[key] for key in SCORES[1:] if key in evaluation}
+        view |= {key: evaluation[key] for key in _TASKS if key in evaluation}
     return view
 
 
@@ -105,10 +106,14 @@ def _clash(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 
 def _protocols(evaluation: dict[str, Any]) -> dict[str, Any]:
-    """{set or "zero_shot": how it was scored}."""
+    """{set or kind of tasks: how it was scored}."""
     sets = evaluation.get("perplexity", {}).items()
     found: dict[str, Any] = {f"set {n}": {k: v for k, v in s.items() if k not in _VALUES} for n, s in sets}
-    if scores := evaluation.get("zero_shot"):
-        tasks = {name: [task["data_sha256"], task["num_fewshot"]] for name, task in scores["tasks"].items()}
-        found["zero_shot"] = [scores["limit"], scores["dtype"], scores["lm_eval"], tasks]
-    return found
+    return found | {kind: task_protocol(evaluation[kind]) for kind in TASK_SCORES if evaluation.get(kind)}
+
+
+def task_protocol(scores: dict[str, Any]) -> list[Any]:
+    """How tasks were scored: results with the same can be compared."""
+    decisive = ("data_sha256", "num_fewshot", "max_new_tokens")
+    tasks = {name: [task.get(key) for key in decisive] for name, task in scores["tasks"].items()}
+    return [scores["limit"], scores["dtype"], scores["lm_eval"], scores.get("settings"), tasks]

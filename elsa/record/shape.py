@@ -141,12 +141,41 @@ class _ZeroShot(_Group):
     lm_eval: str
 
 
-class _Pair(_Group):
+class _Difference(_Group):
     difference: Finite
     low: Finite
     high: Finite
+
+
+class _Pair(_Difference):
     lost: Count
     gained: Count
+
+
+class _Metric(_Group):
+    value: Finite
+    stderr: Finite = 0.0
+
+
+class _Written(_Task):
+    """A task of generation."""
+
+    accuracy: Name = ""
+    tokens: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    repetition: Share
+    cut: Share
+    max_new_tokens: Count
+    metrics: dict[Name, _Metric]
+
+
+class _Generation(_Group):
+    tasks: Annotated[dict[Name, _Written], Field(min_length=1)]
+    items: dict[str, dict[str, list[Finite]]]
+    average_acc: Share | None
+    limit: int | None
+    dtype: str
+    lm_eval: str
+    settings: dict[str, Any]
 
 
 class _Evaluation(_Group):
@@ -155,6 +184,8 @@ class _Evaluation(_Group):
     perplexity: dict[Name, _Set] = {}
     zero_shot: _ZeroShot = None  # type: ignore[assignment] # absent, never null
     zero_shot_against_dense: dict[Name, _Pair] = {}
+    generation: _Generation = None  # type: ignore[assignment]
+    generation_against_dense: dict[Name, dict[str, _Difference]] = {}
 
 
 class Scored(_Group):

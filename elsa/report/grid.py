@@ -1,4 +1,5 @@
-"""Perplexity by method and pattern, accuracy by method and task, averaged over seeds: what a paper's tables show.
+"""Perplexity by method and pattern, accuracy by method and task, and what a method's answers read like, averaged over
+seeds: what a paper's tables show.
 
 Cells are compared only where they were scored alike: records with other windows, lengths, formulas or data go to grids
 of their own, and a method with several settings at one pattern gets a row for each.
@@ -7,12 +8,14 @@ of their own, and a method with several settings at one pattern gets a row for e
 import csv
 import io
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, NamedTuple
 
 from elsa.files import flattened
-from elsa.record.record import Record
+from elsa.record.record import Record, task_protocol
+from elsa.record.scores import against_dense
 from elsa.report.published import published
 from elsa.sparsity.pattern import Pattern
 
@@ -21,6 +24,22 @@ _DENSE = "dense"
 _HUGE = 1e12
 _LATEX = {character: rf"\{character}" for character in "%_&#${}"}
 _LATEX |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"}
+_AGAINST = ", against dense"
+
+
+class _Column(NamedTuple):
+    """`factor`: from what a record holds to what the column shows."""
+
+    column: str
+    factor: int
+
+
+_WRITTEN = {  # of generation, by measure
+    "acc": _Column("acc in %", 100),
+    "tokens": _Column("answer length in tokens", 1),
+    "repetition": _Column("repeated 4-grams in %", 100),
+    "cut": _Column("cut at the limit in %", 100),
+}
 
 
 @dataclass
@@ -49,10 +68,31 @@ class Cell:
         """How far an error bar reaches: the spread over seeds, or the standard error of a single one."""
         return self.spread or (fmean(self.errors) if self.errors else 0.0)
 
+    def __add__(self, other: "Cell") -> "Cell":
+        return Cell(self.values + other.values, self.runs + other.runs, self.errors + other.errors)
+
     def __str__(self) -> str:
         digits = 2 if self.mean < 100 else 0
         spread = "" if self.spread is None else f" ± {in_words(self.spread, digits)}"
         return f"{in_words(self.mean, digits)}{spread}"
+
+
+@dataclass
+class Difference(Cell):
+    """Differences to the dense model. `intervals`: their 95 % intervals, shown where there is a single seed."""
+
+    intervals: list[tuple[float, float]] = field(default_factory=list)
+
+    def __add__(self, other: Cell) -> "Difference":
+        assert isinstance(other, Difference)
+        intervals = self.intervals + other.intervals
+        return Difference(self.values + other.values, self.runs + other.runs, intervals=intervals)
+
+    def __str__(self) -> str:
+        if self.spread is not None:
+            return f"{self.mean:+.2f} ± {self.spread:.2f}"
+        low, high = self.intervals[0]
+        return f"{self.mean:+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
 def in_words(number: float, digits: int) -> str:
@@ -66,6 +106,7 @@ class Grid:
 
     Rows go from bad to good. Those of papers are named "… (published)" and have no run; they and the dense model are
     never the best. `notes` say where the papers' numbers were read. `lowest_wins`: perplexities do, accuracies do not.
+    `ranked`: the one column that has a best row; None for all.
     """
 
     title: str
@@ -74,13 +115,16 @@ class Grid:
     cells: dict[tuple[str, str], Cell]
     notes: list[str] = field(default_factory=list)
     lowest_wins: bool = True
+    ranked: str | None = None
 
     def text(self, row: str, column: str) -> str:
         """The cell as a table shows it; `--` where there is no run."""
         return str(self.cells[row, column]) if (row, column) in self.cells else "--"
 
     def best(self, column: str) -> str | None:
-        """The row with the best mean of the pruned ones, None if the column holds a single number."""
+        """The row with the best mean of the pruned ones, None if the column holds a single number or has no best."""
+        if self.ranked not in (None, column):
+            return None
         found = {row: self.cells[row, column] for row in self.rows if (row, column) in self.cells and row != _DENSE}
         means = {row: cell.mean for row, cell in found.items() if cell.runs and not math.isnan(cell.mean)}
         if len(means) < 2:
@@ -149,23 +193,71 @@ def _place(pattern: Pattern) -> tuple[bool, bool, float]:
 
 def accuracy_grids(records: list[Record]) -> list[Grid]:
     """One grid per model, pattern and protocol of the tasks; the dense model's row stands in each of its model."""
+    scored = [record for record in records if record.get("zero_shot", {}).get("average_acc") is not None]
+    return [_accuracy_grid(*part) for part in _by_pattern(scored, "zero_shot", _task_protocol)]
+
+
+def generation_grids(records: list[Record]) -> list[Grid]:
+    """The same for each task of generation: its accuracy and how the answers read, and the differences to dense."""
+    parts = _by_pattern([record for record in records if "generation" in record], "generation", task_protocol)
+    return [
+        _generation_grid(model, pattern, name, own)
+        for model, pattern, own in parts
+        for name in own[0]["generation"]["tasks"]
+    ]
+
+
+def _by_pattern(
+    records: list[Record], kind: str, protocol: Callable[[dict[str, Any]], Any]
+) -> list[tuple[str, str, list[Record]]]:
+    """(model, pattern, its records and the dense ones) that were scored alike; what is dense alone is left out."""
     parts: dict[tuple[Any, ...], list[Record]] = {}
     for record in records:
-        if record.get("zero_shot", {}).get("average_acc") is not None:
-            model = (record["model"], _key(record["config"]["model"]), _task_protocol(record["zero_shot"]))
-            parts.setdefault(model, []).append(record)
+        model = (record["model"], _key(record["config"]["model"]), str(protocol(record[kind])))
+        parts.setdefault(model, []).append(record)
     found = []
     for (model, *_), scored in parts.items():
         dense = [record for record in scored if record["pattern"] == _DENSE]
         for pattern in dict.fromkeys(record["pattern"] for record in scored if record not in dense):
             own = [record for record in scored if record["pattern"] == pattern]
-            found.append(_accuracy_grid(model, pattern, dense + own))
+            found.append((model, pattern, dense + own))
     return found
 
 
 def _task_protocol(scores: dict[str, Any]) -> str:
     tasks = {name: [task[key] for key in ("n", "version", "num_fewshot")] for name, task in scores["tasks"].items()}
     return str((scores["limit"], scores["dtype"], scores["lm_eval"], tasks))
+
+
+def _generation_grid(model: str, pattern: str, name: str, records: list[Record]) -> Grid:
+    first, labels = records[0]["generation"], row_labels(records)
+    cells: dict[tuple[str, str], Cell] = {}
+    for record in records:
+        for column, cell in _written(record, name).items():
+            place = (labels[record["name"]], column)
+            cells[place] = cells[place] + cell if place in cells else cell
+    task, accuracy = first["tasks"][name], _WRITTEN["acc"].column
+    rows = sorted(dict.fromkeys(labels.values()), key=lambda row: cells.get((row, accuracy), Cell([0.0])).mean)
+    columns = [column for each in _WRITTEN.values() for column in (each.column, each.column + _AGAINST)]
+    there = [column for column in columns if any((row, column) in cells for row in rows)]
+    limited = "" if first["limit"] is None else f"; limited to the first {first['limit']} documents"
+    how = f"acc: {task.get('accuracy', 'none')}; {task['num_fewshot']}-shot; up to {task['max_new_tokens']} tokens"
+    return Grid(
+        f"{model} at {pattern}, {name} ({how}{limited})", rows, there, cells, lowest_wins=False, ranked=accuracy
+    )
+
+
+def _written(record: Record, name: str) -> dict[str, Cell]:
+    """The cells of a run: each measure, and its difference to the dense model's where they are paired."""
+    score, run = record["generation"]["tasks"][name], record["name"]
+    pairs, found = record.get(against_dense("generation"), {}).get(name, {}), dict[str, Cell]()
+    for measure, (column, factor) in _WRITTEN.items():
+        if measure in score:
+            found[column] = Cell([factor * score[measure]], [run])
+        if measure in pairs:
+            difference, low, high = (factor * pairs[measure][key] for key in ("difference", "low", "high"))
+            found[column + _AGAINST] = Difference([difference], [run], intervals=[(low, high)])
+    return found
 
 
 def _accuracy_grid(model: str, pattern: str, records: list[Record]) -> Grid:

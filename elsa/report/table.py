@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from elsa.record.record import Record
+from elsa.record.scores import GENERATION_COLUMNS, MEASURES, TASK_SCORES, against_dense, generation_rows
 from elsa.report.grid import in_markdown, in_words
 
 _TEXT = ("model", "method")  # columns of words, aligned left
@@ -14,16 +15,16 @@ _KNOWN = ("acc", "acc_norm", "n", "version", "num_fewshot", "data_sha256")  # of
 
 
 def columns(records: list[Record]) -> tuple[list[str], list[list[str]]]:
-    """Headers and rows: method, sparsity as counted, perplexity of every set, average accuracy, tokens, time, memory.
+    """Headers and rows: method, sparsity as counted, perplexity of every set, average accuracies, tokens, time, memory.
 
     Tokens, seconds and memory are those of the pruning itself, calibration or training included; loading and
     evaluation are not. Several models get a column of their own. A cell that a record lacks reads `--`.
     """
     sets = list(dict.fromkeys(name for record in records for name in record["perplexity"]))
     several = len({record["model"] for record in records}) > 1
-    tasks = any("zero_shot" in record for record in records)
-    headers = ["method", "sparsity", *(f"perplexity {name}" for name in sets), *(["zero-shot acc"] if tasks else [])]
-    headers += ["tokens", "seconds", "peak memory"]
+    kinds = [kind for kind in TASK_SCORES if any(kind in record for record in records)]
+    headers = ["method", "sparsity", *(f"perplexity {name}" for name in sets)]
+    headers += [*(f"{kind.replace('_', '-')} acc" for kind in kinds), "tokens", "seconds", "peak memory"]
     rows = []
     for record in records:
         scores = [record["perplexity"].get(name) for name in sets]
@@ -31,14 +32,16 @@ def columns(records: list[Record]) -> tuple[list[str], list[list[str]]]:
         tokens = facts.get("calibration_tokens", 0) + facts.get("training_tokens", 0)
         row = [record["method"], f"{record['sparsity']['counted']:.4%}"]
         row += [in_words(score["perplexity"], 2) if score else "--" for score in scores]
-        if tasks:
-            zero_shot = record.get("zero_shot")
-            limited = " (limited)" if zero_shot and zero_shot["limit"] else ""
-            average = zero_shot["average_acc"] if zero_shot else None
-            row.append("--" if average is None else f"{average:.2%}{limited}")
+        row += [_average(record.get(kind)) for kind in kinds]
         row += [f"{tokens:,}", f"{record['seconds']['prune']:,.1f}", f"{record['peak_memory_bytes'] / 2**30:.2f} GiB"]
         rows.append([record["model"], *row] if several else row)
     return (["model", *headers] if several else headers), rows
+
+
+def _average(scores: dict[str, Any] | None) -> str:
+    if scores is None or scores["average_acc"] is None:
+        return "--"
+    return f"{scores['average_acc']:.2%}{' (limited)' if scores['limit'] else ''}"
 
 
 def console(width: int) -> Console:
@@ -47,7 +50,7 @@ def console(width: int) -> Console:
 
 
 def print_tables(records: list[Record]) -> None:
-    """Print the table, and accuracy by task where there is some; without a terminal wide enough for whole words."""
+    """Print the table, and scores by task where there are some; without a terminal wide enough for whole words."""
     headers, rows = columns(records)
     table = Table(title=None if "model" in headers else records[0]["model"])
     for header in headers:
@@ -55,8 +58,7 @@ def print_tables(records: list[Record]) -> None:
     for row in rows:
         table.add_row(*row)
     console(140).print(table)
-    if any("zero_shot" in record for record in records):
-        print_zero_shot(records)
+    print_task_tables(records)
 
 
 def markdown_table(records: list[Record]) -> str:
@@ -65,6 +67,27 @@ def markdown_table(records: list[Record]) -> str:
     align = ["---" if header in _TEXT else "---:" for header in headers]
     lines = [[in_markdown(cell) for cell in row] for row in (headers, *rows)]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in [lines[0], align, *lines[1:]]) + "\n"
+
+
+def print_task_tables(records: list[Record]) -> None:
+    """Zero-shot scores and those of generation, each where a record has them."""
+    if any("zero_shot" in record for record in records):
+        print_zero_shot(records)
+    if any("generation" in record for record in records):
+        print_generation(records)
+
+
+def print_generation(records: list[Record]) -> None:
+    """Accuracy, length, repetition and cut answers by task, with the differences to the dense model where paired."""
+    scored = [record for record in records if "generation" in record]
+    limited = any(record["generation"]["limit"] for record in scored)
+    table = Table(title="generation" + (", limited" if limited else ""))
+    for header in ("method", *GENERATION_COLUMNS):
+        table.add_column(header, justify="left" if header in ("method", "task", "metrics") else "right")
+    for record in scored:
+        for row in generation_rows(record["generation"], record.get(against_dense("generation"), {})):
+            table.add_row(record.get("method", ""), *row)
+    console(180).print(table)
 
 
 def print_zero_shot(records: list[Record]) -> None:
@@ -99,8 +122,9 @@ def score_tables(record: Record) -> dict[str, list[list[Any]]]:
     """The scores of one run as rows, the header first: for a tracker."""
     rows = [[name, score["perplexity"], score["windows"]] for name, score in record["perplexity"].items()]
     tables = {"perplexity_table": [["set", "perplexity", "windows"], *rows]} if rows else {}
-    if "zero_shot" in record:
-        header = ["task", "acc", "acc_stderr", "acc_norm", "acc_norm_stderr", "n"]
-        tasks = record["zero_shot"]["tasks"].items()
-        tables["zero_shot_table"] = [header, *([name, *map(score.get, header[1:])] for name, score in tasks)]
+    for kind, more in {"zero_shot": ("acc_norm", "acc_norm_stderr"), "generation": MEASURES}.items():
+        if kind in record:
+            header = ["task", "acc", "acc_stderr", *more, "n"]
+            tasks = record[kind]["tasks"].items()
+            tables[f"{kind}_table"] = [header, *([name, *map(score.get, header[1:])] for name, score in tasks)]
     return tables

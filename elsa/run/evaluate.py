@@ -24,7 +24,7 @@ from elsa.model.loading import Pretrained, limits
 from elsa.model.weights import prunable_weights
 from elsa.record.environment import environment
 from elsa.record.record import Record, evaluation_of, read_record, scored, write_record
-from elsa.report.table import print_zero_shot, score_tables
+from elsa.report.table import print_task_tables, score_tables
 from elsa.run.job import Finished, alone
 from elsa.run.shared import joined, launched
 from elsa.track import Outcome, TrackedRun
@@ -145,5 +145,4 @@ def _described(run: EvaluateConfig, config: dict[str, Any], model: PreTrainedMod
 def _print(record: Record) -> None:
     for name, score in record["perplexity"].items():
         print(f"{name}: perplexity {score['perplexity']:.4f} ({score['windows']} windows of {score['length']} tokens)")
-    if "zero_shot" in record:
-        print_zero_shot([record])
+    print_task_tables([record])

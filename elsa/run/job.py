@@ -43,6 +43,7 @@ from elsa.model.weights import Coverage, prunable_weights
 from elsa.record.environment import environment
 from elsa.record.key import Key
 from elsa.record.record import Record, evaluation_of, read_pruned, read_record, scored, write_record
+from elsa.record.scores import TASK_SCORES, against_dense
 from elsa.report.figure import mask_change_figure, sparsity_figure
 from elsa.report.table import score_tables
 from elsa.track import Outcome, TrackedRun, Tracker
@@ -358,8 +359,9 @@ class _Job:
     def _write_record(self, pruned: Record, scores: dict[str, dict[str, Any]]) -> Record:
         """Add the evaluation to what was pruned; the record with its scores."""
         evaluation: dict[str, Any] = {"key": str(self._names.evaluation), "config": self._config["eval"]} | scores
-        if "zero_shot" in scores and self._dense is not None:
-            evaluation["zero_shot_against_dense"] = paired(self._dense.record["zero_shot"], scores["zero_shot"])
+        if self._dense is not None:
+            for kind in scores.keys() & set(TASK_SCORES):
+                evaluation[against_dense(kind)] = paired(self._dense.record[kind], scores[kind])
         evaluation |= {"environment": environment(self._device), "seconds": round(self._seconds["evaluate"], 3)}
         seconds = {phase: round(value, 3) for phase, value in self._seconds.items()}
         record = pruned | {"seconds": seconds | pruned["seconds"] | {"evaluate": seconds["evaluate"]}}

@@ -29,6 +29,7 @@ from elsa.report.grid import (
     Grid,
     accuracy_grids,
     csv_cells,
+    generation_grids,
     grids,
     latex_grid,
     markdown_grid,
@@ -81,7 +82,7 @@ def _write(
     found = [(view, path) for record, path in whole for view in views(record)]
     records = [record for record, _ in found]
     perplexities, accuracies = grids(records), accuracy_grids(records)
-    every = perplexities + accuracies
+    every = perplexities + accuracies + generation_grids(records)
     measured = speeds([scored(record, record["evaluations"][0]) for record, _ in whole], benches)
     tables = "\n".join([*(markdown_grid(grid) for grid in every), *([speed_table(measured)] if measured else [])])
     pictures = _draw(folder, perplexities, accuracies, found) + _draw_speeds(folder, measured)

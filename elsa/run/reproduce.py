@@ -18,6 +18,7 @@ from elsa.files import read_text
 from elsa.method.dense import Dense
 from elsa.record.environment import differences, environment
 from elsa.record.record import Record, parsed, read_records, scored
+from elsa.record.scores import MEASURES, TASK_SCORES
 from elsa.run.job import dense_of, run_alone
 
 _FRESH = {  # keys that a record may lack, and that decide no number of it
@@ -41,7 +42,7 @@ def reproduce(composed: DictConfig) -> None:
 
 
 def _run(record: Record, paths: dict[str, Any], where: str) -> Record:
-    """The same run anew; for zero-shot scores the dense model's too, which they are paired with."""
+    """The same run anew; for scores by tasks the dense model's too, which they are paired with."""
     if record["method"] == "checkpoint":
         raise UserError(f"{where}: it scored a folder that no run left, so there is no run to do again")
     evaluation, config = record["evaluations"][0], config_of(record, paths)
@@ -50,7 +51,7 @@ def _run(record: Record, paths: dict[str, Any], where: str) -> Record:
     except UserError as error:
         raise UserError(f"{where}: its config is none of this version: {error}") from error
     covered, dense = check_prune(run), None
-    if "zero_shot" in evaluation and not isinstance(run.method, Dense):
+    if evaluation.keys() & set(TASK_SCORES) and not isinstance(run.method, Dense):
         dense = run_alone(*dense_of(run, config), covered, None)
     return run_alone(run, config, covered, dense).record
 
@@ -98,6 +99,7 @@ def _compare(record: Record, again: Record) -> None:
 def _numbers(record: Record) -> dict[str, Any]:
     """What must be equal to the last bit, by name."""
     found: dict[str, Any] = {f"perplexity {name}": each["perplexity"] for name, each in record["perplexity"].items()}
-    found |= {f"acc {name}": each["acc"] for name, each in record.get("zero_shot", {}).get("tasks", {}).items()}
+    for task, scores in (item for kind in TASK_SCORES for item in record.get(kind, {}).get("tasks", {}).items()):
+        found |= {f"{name} {task}": scores[name] for name in ("acc", *MEASURES) if name in scores}
     found |= {f"weights {name}": value for name, value in record.get("weights_sha256", {}).items()}
     return found | {"zeros": record["sparsity"]["zeros"]}

@@ -30,6 +30,10 @@ def dashboard(entity: str, project: str) -> ws.Workspace:
                         title="Zero-shot accuracy by method", metrics=[wr.SummaryMetric("zero_shot/average")],
                         groupby=wr.Config("method"),
                     ),
+                    wr.BarPlot(
+                        title="Accuracy of answers by method", metrics=[wr.SummaryMetric("generation/average")],
+                        groupby=wr.Config("method"),
+                    ),
                 ],
             ),
             ws.Section(

@@ -15,11 +15,11 @@ from tests.evaluation.test_zero_shot import ARC, score, write, zero_shot
 
 
 def test_a_group_is_its_tasks_in_their_order_each_once():
-    stem = expanded(["mmlu_stem"])
+    stem = expanded(["mmlu_stem"], "zero_shot")
     assert len(stem) == 19
     assert "mmlu_abstract_algebra" in stem  # whose name is quoted in its YAML
-    assert len(expanded(["mmlu"])) == 57
-    assert expanded(["arc_easy", "ai2_arc"]) == ["arc_easy", "arc_challenge"]
+    assert len(expanded(["mmlu"], "zero_shot")) == 57
+    assert expanded(["arc_easy", "ai2_arc"], "zero_shot") == ["arc_easy", "arc_challenge"]
     assert definition_file("arc_easy").name == "arc_easy.yaml"
     assert all(definition_file(name).is_file() for name in stem)
 
@@ -35,7 +35,7 @@ def test_a_group_is_its_tasks_in_their_order_each_once():
 )
 def test_what_cannot_be_asked_is_refused_in_one_short_line(name, line):
     with pytest.raises(UserError, match=line) as caught:
-        expanded([name])
+        expanded([name], "zero_shot")
     assert len(str(caught.value)) < 3000
     assert "\n" not in str(caught.value)
 

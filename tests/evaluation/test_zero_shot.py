@@ -9,7 +9,8 @@ import torch
 from elsa.data.windows import WindowReader
 from elsa.errors import UserError
 from elsa.evaluation.base import Subject, paired, summary_of
-from elsa.evaluation.zero_shot import ZeroShot, weights_hash
+from elsa.evaluation.harness import weights_hash
+from elsa.evaluation.zero_shot import ZeroShot
 from tests.conftest import CONFIGS, random_model
 
 ARC = [

@@ -14,9 +14,10 @@ from elsa.files import flattened
 from elsa.publish.card import METHODS, card, eval_results
 from elsa.publish.folder import public
 from tests.publish.abouts import EXPORT, PAIRS, RECORDS, about, full_record, record, score, zero_shot
+from tests.record.records import wrote
 
 ROOT = Path(__file__).parents[2]
-OWN_WORDS = {"2510.01650", "95", "acme/base-90", "base-90", "apache-2.0", "import", "README"}
+OWN_WORDS = {"2510.01650", "95", "acme/base-90", "base-90", "apache-2.0", "import", "README", "4-grams"}
 INT8 = EXPORT | {"dtype": "int8", "name": "sparse-int8"}
 
 
@@ -38,6 +39,7 @@ def words_of(text):
 
 def renditions(number):
     yield from (str(number), f"{number:,}", f"{number:,.1f}", f"{number:,.2f}", f"{number:.3f}", f"{number:+.3f}")
+    yield from (f"{number:.1%}", f"{number:+.1f}", f"{100 * number:+.1f}")
     yield from (f"{number:.4f}", f"{number:.4g}", f"{number:.4%}", f"{number / 2**30:.2f}", str(round(number, 4)))
 
 
@@ -62,11 +64,18 @@ def in_turn():
     return found
 
 
+def written():
+    """Scores of generation, beside the dense model's."""
+    kinds = ("generation", "generation_against_dense")
+    return record(**{kind: wrote()["evaluations"][0][kind] for kind in kinds})
+
+
 ABOUTS = {
     "full": lambda: about(full_record(limit=100)),
     "scored itself": lambda: about(record(perplexity={"held_out": score()}), EXPORT | {
         "evaluations": [{"perplexity": {"held_out": score(27.125)}, "config": None}]}),
     "in turn": lambda: about(in_turn()),
+    "written": lambda: about(written()),
     "int8": lambda: about(record(perplexity={"held_out": score()}), INT8),
     "plain": lambda: about(record(), None, sparse=False),
     "dense": lambda: about(record("tiny-dense+finetuned-ac8f59f5a73d"), None, sparse=False),
@@ -277,6 +286,23 @@ def test_papers_are_those_of_the_readme():
     rows = re.findall(r"^\| `(\w+)` \|.*\| (?:arXiv ([\d.]+) |\[.*\) )?\|$", readme, re.MULTILINE)
     known = {name: paper or None for name, paper in rows if name in METHODS}
     assert known == {name: paper for name, (_, paper) in METHODS.items()}
+
+
+def test_what_it_writes_stands_beside_the_dense_model():
+    given = about(written())
+    text = text_of(given)
+    shares = "(-12.5 [-50.0, +25.0])"
+    cells = ["gsm8k", "0.500 ± 0.100 (-0.125 [-0.500, +0.250])", "120.5 (+20.5 [-1.0, +42.0])", f"25.0% {shares}"]
+    cells += [f"12.5% {shares}", "2", "5", "exact_match,strict-match 0.5 (acc); bleu,none 31.25"]
+    assert f"| {' | '.join(cells)} |" in text
+    assert "Measured was only answers to the questions above" in text
+    assert "holds no score of the dense model" not in text
+    strict, bleu = eval_results(about(written(), None, sparse=False))
+    assert (strict.metric_type, strict.metric_value, bleu.metric_value) == ("exact_match", 0.5, 31.25)
+    assert strict.metric_name == "exact_match,strict-match (5-shot, at most 256 tokens, lm-eval 0.4)"
+    limited = written()
+    limited["evaluations"][0]["generation"]["limit"] = 7
+    assert "**Limited: only the first 7 documents" in text_of(about(limited))
 
 
 def test_words_of_a_record_end_no_cell_and_are_no_html():

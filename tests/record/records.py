@@ -31,6 +31,27 @@ def answered(**changed):
     return found
 
 
+def wrote(**changed):
+    """A record with scores of generation, compared with the dense model's."""
+    found = record(**changed)
+    metrics = {"exact_match,strict-match": {"value": 0.5, "stderr": 0.1}, "bleu,none": {"value": 31.25}}
+    task = _TASK | {"accuracy": "exact_match,strict-match", "tokens": 120.5, "repetition": 0.25, "cut": 0.125}
+    scores = {
+        "tasks": {"gsm8k": task | {"num_fewshot": 5, "max_new_tokens": 256, "cut_prompts": 0, "metrics": metrics}},
+        "items": {"gsm8k": {"acc": [0, 1], "tokens": [200, 41], "repetition": [0.5, 0], "cut": [0.25, 0]}},
+        "average_acc": 0.5, "limit": None, "dtype": "float32", "lm_eval": "0.4",
+        "settings": {"apply_chat_template": False, "batch_size": 8},
+    }  # fmt: skip
+    shares = {"difference": -0.125, "low": -0.5, "high": 0.25, "n": 2}
+    pairs = {
+        "acc": shares | {"lost": 1, "gained": 0},
+        "tokens": {"difference": 20.5, "low": -1.0, "high": 42.0, "n": 2},
+    }
+    pairs |= {"repetition": shares, "cut": shares}
+    found["evaluations"][0] |= {"generation": scores, "generation_against_dense": {"gsm8k": pairs}}
+    return found
+
+
 def damaged(whole, path, *value):
     """`whole` with another value at the dotted path, or without it."""
     found = copy.deepcopy(whole)

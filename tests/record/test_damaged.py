@@ -9,8 +9,9 @@ from elsa.errors import UserError
 from elsa.record.record import parsed, read_pruned, read_record, read_records, views
 from elsa.report.grid import accuracy_grids
 from elsa.report.table import print_tables
-from tests.record.records import answered, damaged, record
+from tests.record.records import answered, damaged, record, wrote
 
+WRITTEN = "evaluations.0.generation"
 SET, ZERO_SHOT = "evaluations.0.perplexity.held_out", "evaluations.0.zero_shot"
 
 
@@ -78,6 +79,34 @@ def test_what_no_run_can_have_left_is_refused(key, value, wanted):
     line = refusal(parsed, json.dumps(damaged(answered(), key, value)), "here")
     assert line.startswith(f"here: no record: {key.rpartition('.')[0] or key}")
     assert wanted in line
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("tasks.gsm8k.tokens", -1),
+        ("tasks.gsm8k.repetition", 1.5),
+        ("tasks.gsm8k.cut", math.nan),
+        ("tasks.gsm8k.max_new_tokens", None),
+        ("tasks.gsm8k.metrics.bleu,none.value", math.inf),
+        ("items.gsm8k.tokens", ["a"]),
+        ("settings", None),
+    ],
+)
+def test_scores_of_generation_are_looked_at(key, value):
+    assert parsed(json.dumps(wrote()), "here") == wrote()
+    line = refusal(parsed, json.dumps(damaged(wrote(), f"{WRITTEN}.{key}", value)), "here")
+    assert line.startswith(f"here: no record: {WRITTEN}.{key}")
+    line = refusal(parsed, json.dumps(damaged(wrote(), f"{WRITTEN}_against_dense.gsm8k.tokens.low")), "here")
+    assert "gsm8k.tokens.low: field required" in line
+
+
+def test_answers_asked_in_another_way_are_another_view():
+    whole = wrote()
+    whole["evaluations"] += wrote()["evaluations"]
+    assert len(views(whole)) == 1
+    whole["evaluations"][1]["generation"]["settings"]["apply_chat_template"] = True
+    assert len(views(whole)) == 2
 
 
 @pytest.mark.parametrize("value", [math.inf, "inf", math.nan, "nan", 1e300, 7])

@@ -1,6 +1,8 @@
 import pytest
 
-from elsa.report.grid import accuracy_grids, csv_cells, grids, latex_grid, markdown_grid
+from elsa.record.record import views
+from elsa.report.grid import accuracy_grids, csv_cells, generation_grids, grids, latex_grid, markdown_grid
+from tests.record.records import damaged, wrote
 
 SPARSITY = {f"{percent}%": {"pattern": "unstructured", "ratio": percent / 100} for percent in (50, 80, 90, 95, 99)}
 SPARSITY |= {"2:4": {"pattern": "2:4", "ratio": None}}
@@ -119,6 +121,23 @@ def test_accuracies_stand_by_task_beside_the_dense_model_and_the_highest_wins():
     assert lines[2] == "| method | rte | mean |"
     assert lines[4:] == ["| wanda | 60.00 | 60.00 |", "| elsa | **62.00** | **62.00** |", "| dense | 70.00 | 70.00 |"]
     assert '"tiny at 50%, zero-shot accuracy in % (acc)",elsa,rte,62.0,,1,elsa-50%-0-None' in csv_cells([grid])
+
+
+def test_what_is_written_stands_beside_its_difference_to_the_dense_model():
+    dense = damaged(wrote(method="dense", pattern="dense"), "evaluations.0.generation_against_dense")
+    worse = damaged(wrote(method="magnitude"), "evaluations.0.generation.tasks.gsm8k.acc", 0.25)
+    runs = [view for each in (dense, worse, wrote(), wrote(name="b", seed=1)) for view in views(each)]
+    (grid,) = generation_grids(runs)
+    lines = markdown_grid(grid).splitlines()
+    assert lines[0] == "tiny at 50%, gsm8k (acc: exact_match,strict-match; 5-shot; up to 256 tokens)"
+    assert lines[2].startswith("| method | acc in % | acc in %, against dense | answer length in tokens |")
+    magnitude, *others = lines[4:]
+    assert magnitude == (
+        "| magnitude | 25.00 | -12.50 [-50.00, +25.00] | 120 | +20.50 [-1.00, +42.00] | 25.00 | "
+        "-12.50 [-50.00, +25.00] | 12.50 | -12.50 [-50.00, +25.00] |"
+    )
+    assert "| dense | 50.00 | -- | 120 | -- | 25.00 | -- | 12.50 | -- |" in others
+    assert any(line.startswith("| wanda | **50.00 ± 0.00** | -12.50 ± 0.00 | 120 ± 0 |") for line in others)
 
 
 def test_limited_accuracies_and_other_versions_of_a_task_are_never_mixed():

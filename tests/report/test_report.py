@@ -2,12 +2,13 @@ import base64
 
 import pytest
 
-from elsa.record.record import read_record, write_record
+from elsa.record.record import read_record, views, write_record
 from elsa.report.figure import perplexity_figure
 from elsa.report.grid import Cell, Grid
 from elsa.report.page import page
-from elsa.report.table import columns, markdown_table, print_zero_shot
+from elsa.report.table import columns, markdown_table, print_tables, print_zero_shot, score_tables
 from tests.record.records import record as whole
+from tests.record.records import wrote
 
 
 def record(method, sparsity, model="tiny", **perplexity):
@@ -61,6 +62,26 @@ def test_limited_accuracies_are_called_so(capsys):
     assert [row[headers.index("zero-shot acc")] for row in rows] == ["55.00% (limited)", "55.00%", "--"]
     print_zero_shot(runs)
     assert "zero-shot accuracy, limited" in capsys.readouterr().out
+
+
+def test_what_is_written_is_printed_by_task_and_against_the_dense_model(capsys):
+    (view,) = views(wrote())
+    headers, rows = columns([view, record("alps", 0.5, a=9.0)])
+    assert [row[headers.index("generation acc")] for row in rows] == ["50.00%", "--"]
+    print_tables([view])
+    first, second = (
+        [cell.strip() for cell in line.split("│")[1:-1]] for line in capsys.readouterr().out.splitlines()[-3:-1]
+    )
+    assert first == [
+        "wanda", "gsm8k", "0.500 ± 0.100", "120.5", "25.0%", "12.5%", "2", "5", "exact_match,strict-match 0.5 (acc);"
+    ]  # fmt: skip
+    shares = "(-12.5 [-50.0, +25.0])"
+    changes = ["(-0.125 [-0.500, +0.250])", "(+20.5 [-1.0, +42.0])", shares, shares]
+    assert second == ["", "", *changes, "", "", "bleu,none 31.25"]
+    header, row = score_tables(view)["generation_table"]
+    assert dict(zip(header, row, strict=True)) == {
+        "task": "gsm8k", "acc": 0.5, "acc_stderr": 0.1, "tokens": 120.5, "repetition": 0.25, "cut": 0.125, "n": 2
+    }  # fmt: skip
 
 
 def test_a_page_shows_the_best_the_runs_behind_each_number_and_what_failed(tmp_path):

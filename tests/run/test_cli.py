@@ -254,22 +254,31 @@ def test_plan_says_what_fits_and_measures_a_dry_run(elsa):
     assert "precision.gradient_release=true" in out
 
 
-def test_zero_shot_of_the_pruned_model_stands_beside_the_dense_one(elsa, tmp_path):
+def test_scores_of_tasks_stand_beside_those_of_the_dense_model(elsa, tmp_path):
     rows = [{"sentence1": f"the cat {i}", "sentence2": "sat", "label": i % 2, "idx": i} for i in range(10)]
     (tmp_path / "mirror/rte").mkdir(parents=True)
     (tmp_path / "mirror/rte/validation.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     scoring = ["eval=full", "eval.parts.zero_shot.tasks=[rte]", f"paths.mirror={tmp_path / 'mirror'}"]
+    scoring[1:1] = ["eval.parts.generation.max_new_tokens=4", "eval.parts.generation.num_fewshot=0"]
+    code, _, err = elsa("method=magnitude", "sparsity.ratio=0.9", *scoring)
+    assert code == 2
+    assert "no gsm8k/test.jsonl there, and no gsm8k/validation.jsonl; elsa fetch copies it from the hub" in err
+    (tmp_path / "mirror/gsm8k").mkdir()
+    (tmp_path / "mirror/gsm8k/test.jsonl").write_text('{"question": "cat?", "answer": "#### [invalid]"}\n' * 3)
     code, out, err = elsa("method=magnitude", "sparsity.ratio=0.9", *scoring)
     assert code == 0, err
     _, record = of("magnitude")
     assert record["zero_shot"]["tasks"]["rte"]["n"] == 10
     assert record["zero_shot_against_dense"]["rte"]["n"] == 10
+    assert record["generation"]["tasks"]["gsm8k"]["n"] == record["generation_against_dense"]["gsm8k"]["cut"]["n"] == 3
+    assert "repeated 4-grams" in out
     code, out, _ = elsa("report", model=False)
     assert code == 0
     assert "zero-shot accuracy in %" in out
     assert next(Path().glob("outputs/reports/*/accuracy_0.png")).stat().st_size > 10_000
     assert record["perplexity"].keys() == {"held_out"}
     assert "zero-shot acc" in out
+    assert "gsm8k (acc: exact_match,strict-match; 0-shot; up to 4 tokens; limited to the first 256 documents)" in out
     folder, _ = of("magnitude")
     elsa("evaluate", f"checkpoint={folder}", "eval=zero_shot", "eval.tasks=[rte]", scoring[-1], model=False)
     evaluations = read_record(folder)["evaluations"]
@@ -298,7 +307,14 @@ def test_the_dashboard_is_written_offline(elsa):
     assert code == 0, err
     written = Path("dashboard.json").read_text()
     json.loads(written)
-    for metric in ("off_support_energy", "relative_residual", "penalty", "tokens_per_second", "zero_shot/average"):
+    for metric in (
+        "off_support_energy",
+        "relative_residual",
+        "penalty",
+        "tokens_per_second",
+        "zero_shot/average",
+        "generation/average",
+    ):
         assert metric in written
     assert elsa("dashboard", model=False)[2] == "elsa: entity=???: must be given\n"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from elsa import hub
-from elsa.evaluation import zero_shot
+from elsa.evaluation import harness
 
 
 @pytest.fixture
@@ -15,9 +15,9 @@ def pretended_hub(monkeypatch, tmp_path):
     rows = [{"sentence1": f"the cat {i}", "sentence2": "sat", "label": i % 2, "idx": i} for i in range(6)]
     (tmp_path / "hub/rte").mkdir(parents=True)
     (tmp_path / "hub/rte/validation.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    asked, load = [], zero_shot.load_tasks
+    asked, load = [], harness.load_tasks
     monkeypatch.setattr(hub, "reachable", lambda: True)
-    monkeypatch.setattr(zero_shot, "load_tasks", lambda names, mirror: load(names, mirror or tmp_path / "hub"))
+    monkeypatch.setattr(harness, "load_tasks", lambda names, mirror: load(names, mirror or tmp_path / "hub"))
     monkeypatch.setattr("elsa.model.loading.snapshot_download", lambda *a, **k: asked.append((a, k)))
     yield asked
     hub.use_mirror(None)
