@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from transformers import PreTrainedTokenizerFast
 
-from elsa.data.chat import as_turn
+from elsa.data.template import as_turn
 from elsa.data.repetition import repetition_share
 from elsa.data.windows import WindowReader
 from elsa.errors import require
