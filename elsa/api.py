@@ -163,6 +163,7 @@ def prune_model(
         if isinstance(text, torch.Tensor):
             enough = len(text) >= count
             require(enough, "text", f"{len(text)} windows", f"{type(method).__name__} needs {count}")
+            require(int(text.min()) >= 0, "text", int(text.min()), "token ids are from 0 up")
             return text[:count].int()
         found = limits(model)
         reader = WindowReader(tokenizer=text, cache=_cache(), **found)

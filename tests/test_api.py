@@ -133,3 +133,9 @@ def test_the_readme_works_as_printed(here):
 def test_a_run_that_others_would_share_is_not_begun_alone(saved_model):
     with pytest.raises(UserError, match=r"^devices=2: it runs in 1 here; start it with elsa, torchrun or srun"):
         elsa.prune(saved_model, "magnitude", overrides=["devices=2"])
+
+
+def test_windows_hold_token_ids_alone(here, windows):
+    windows[3, 5] = -100
+    with pytest.raises(elsa.UserError, match="text=-100: token ids are from 0 up"):
+        elsa.prune_model(random_model("llama"), windows, elsa.methods.Wanda(calibration_windows=8), "2:4")

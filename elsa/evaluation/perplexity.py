@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from elsa.data.scored import next_tokens, scored, token_ids
 from elsa.data.sources import SPLITS, Source
 from elsa.data.windows import DRAWS, WindowReader, windows_hash
 from elsa.distributed.ranks import ONE, Ranks
@@ -30,6 +31,8 @@ _LARGEST_EXPONENT = math.log(sys.float_info.max)
 @dataclass(frozen=True, kw_only=True)
 class Perplexity(Evaluation):
     """exp of the mean next-token loss over `windows` non-overlapping windows of each of the named `sets`.
+
+    Of conversations the answers alone are scored.
 
     `draw`: "even" spreads the windows over the whole split, one drawn by `draw_seed` from each of as many equal parts;
     "first" takes the first ones, as published numbers on C4 do.
@@ -100,7 +103,7 @@ class Perplexity(Evaluation):
                 loss *= (length - 1) / length
             results[name] = {
                 "perplexity": _exp(loss), "loss": loss, "windows": count, "length": length,
-                "targets": count * (length - 1), "split": self.split, "formula": self.formula,
+                "targets": scored(windows), "split": self.split, "formula": self.formula,
                 "autocast": self.autocast, "data_sha256": windows_hash(windows), **self._drawn,
             }  # fmt: skip
         return {"perplexity": results}
@@ -134,12 +137,11 @@ def mean_loss(model: nn.Module, windows_NL: torch.Tensor, autocast: str = "none"
     batches = windows_NL.split(max(1, _TOKENS_A_BATCH // windows_NL.shape[1]))
     losses: dict[int, float] = {}
     for number in progress(ranks.share_of(len(batches)), "evaluate", unit="batch"):
-        ids = batches[number].to(device, torch.long)
+        batch = batches[number].to(device, torch.long)
         with _computing_in(autocast, device):
-            logits = model(input_ids=ids, use_cache=False).logits
-        targets = ids[:, 1:].flatten()
-        loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets, reduction="sum")
+            logits = model(input_ids=token_ids(batch), use_cache=False).logits
+        loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), next_tokens(batch), reduction="sum")
         losses[number] = loss.double().item()
     of_all = {number: loss for some in ranks.gather(losses) for number, loss in some.items()}
     total = sum(of_all[number] for number in range(len(batches)))
-    return total / windows_NL[:, 1:].numel()
+    return total / scored(windows_NL)

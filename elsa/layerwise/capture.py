@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from elsa.data.scored import token_ids
 from elsa.distributed.ranks import ONE, Ranks
 from elsa.errors import UserError
 from elsa.layerwise.activations import Activations
@@ -66,7 +67,8 @@ def capture(
     `UserError` if replaying the blocks does not give what the model gives.
     """
     device = next(model.parameters()).device
-    batches = [batch.to(device, torch.long) for batch in windows_NL.split(_batch_size(*windows_NL.shape))]
+    ids_NL = token_ids(windows_NL)
+    batches = [batch.to(device, torch.long) for batch in ids_NL.split(_batch_size(*ids_NL.shape))]
     calls, _ = _observe(model, blocks, batches[0])
     first = _first_input(model, blocks[0], batches[0])
     hidden = Activations(place, first, len(batches))

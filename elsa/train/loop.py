@@ -8,7 +8,7 @@ Shapes: N windows of L tokens (`windows_NL`).
 """
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -121,14 +121,14 @@ class Loop:
             self._optimizer.step(name)
 
     def _backward(self, step: int, batch_NL: torch.Tensor) -> torch.Tensor:
-        """Accumulate the gradient of the mean next-token loss; return that loss, detached, still on the device."""
+        """Accumulate the gradient of the mean loss of the step's scored tokens; that loss, detached, on the device."""
         losses, sums = list[torch.Tensor](), self._parts.gathered()
-        for number, part in enumerate(self._parts.mine(batch_NL)):
+        for number, (part, weight) in enumerate(self._weighted(batch_NL)):
             self._parts.seed(step, number)
-            ids = part.to(self._device, non_blocking=True).long()
+            windows = part.to(self._device, non_blocking=True).long()
             with self._autocast():
-                loss = self._call(
-                    next_token_loss, ids, self._precision.loss_chunk, self._teacher, self._training.distillation
+                loss = weight * self._call(
+                    next_token_loss, windows, self._precision.loss_chunk, self._teacher, self._training.distillation
                 )
             (loss / self._parts.divisor).backward()
             losses.append(loss.detach())
@@ -137,6 +137,10 @@ class Loop:
         if sums is not None:
             sums.give(self._optimizer.parameters)
         return self._parts.mean(torch.stack(losses))
+
+    def _weighted(self, batch_NL: torch.Tensor) -> Iterator[tuple[torch.Tensor, float]]:
+        """This rank's parts of a batch with their weights."""
+        return zip(self._parts.mine(batch_NL), self._parts.weights(batch_NL), strict=True)
 
     def _autocast(self) -> AbstractContextManager[object]:
         if self._training.autocast == "none":
@@ -161,7 +165,8 @@ class Loop:
 
     def _loss_on(self, batch_NL: torch.Tensor) -> float:
         parts = [part.to(self._device, torch.long) for part in self._parts.mine(batch_NL)]
-        return float(self._parts.mean(losses_on(self._model, self._call, parts, self._autocast())))
+        losses = losses_on(self._model, self._call, parts, self._autocast())
+        return float(self._parts.mean(losses * losses.new_tensor(self._parts.weights(batch_NL))))
 
     def _refuse_divergence(self, step: int, checkpoints: Checkpoints, loss: float = 0.0, **others: float) -> None:
         """Raise `UserError` on broken weights, or a loss that has left all that a model can mean by it."""

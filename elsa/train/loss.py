@@ -1,6 +1,8 @@
 """What training minimises: cross-entropy of the next token, or the distance to the dense model's own prediction.
 
-Shapes: N windows of L tokens (`ids_NL`), T scored tokens, V words.
+Only scored tokens count (`elsa.data.scored`): all of a text, the answers of a conversation.
+
+Shapes: N windows of L tokens (`windows_NL`), their ids (`ids_NL`), T next tokens, V words.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from elsa.data.scored import IGNORED, next_tokens, token_ids
 from elsa.distributed.ranks import ONE, Ranks
 from elsa.errors import UserError
 from elsa.train.release import releasing
@@ -39,20 +42,21 @@ class _InParts(Protocol):
 
 def next_token_loss(
     model: nn.Module,
-    ids_NL: torch.Tensor,
+    windows_NL: torch.Tensor,
     chunk: int | None = None,
     teacher: nn.Module | None = None,
     distillation: float = 0.0,
 ) -> torch.Tensor:
     """(1 − distillation) · cross-entropy + distillation · KL(teacher ‖ model), mean over the scored tokens.
 
-    With `chunk`, the logits of at most that many tokens exist at once; they are computed again in the backward pass
-    instead of being kept.
+    It is 0 where there are none. With `chunk`, the logits of at most that many tokens exist at once; they are computed
+    again in the backward pass instead of being kept.
     """
-    targets = ids_NL[:, 1:].flatten()
+    ids_NL, targets = token_ids(windows_NL), next_tokens(windows_NL)
+    scored = (targets != IGNORED).sum().clamp_min(1)
     if chunk is None or len(targets) <= chunk:
         expected = None if teacher is None else _without_gradient(_logits, teacher, ids_NL)
-        return _loss(_logits(model, ids_NL), targets, expected, distillation) / len(targets)
+        return _loss(_logits(model, ids_NL), targets, expected, distillation) / scored
     hidden = _hidden(model, ids_NL).split(chunk)
     known = [None] * len(hidden) if teacher is None else _without_gradient(_hidden, teacher, ids_NL).split(chunk)
 
@@ -62,19 +66,19 @@ def next_token_loss(
 
     parts = zip(hidden, targets.split(chunk), known, strict=True)
     total: torch.Tensor = sum(checkpoint(summed_loss, *part, use_reentrant=False) for part in parts)
-    return total / len(targets)
+    return total / scored
 
 
 def _loss(
     logits_TV: torch.Tensor, targets: torch.Tensor, expected_TV: torch.Tensor | None, distillation: float
 ) -> torch.Tensor:
-    """Summed over tokens."""
+    """Summed over the scored tokens."""
     if expected_TV is None:
         return F.cross_entropy(logits_TV.float(), targets, reduction="sum")
     predicted = F.log_softmax(logits_TV.float(), dim=-1)
     wanted = F.log_softmax(expected_TV.float(), dim=-1)
-    divergence = F.kl_div(predicted, wanted, log_target=True, reduction="sum")
-    return distillation * divergence + (1 - distillation) * F.nll_loss(predicted, targets, reduction="sum")
+    divergence = F.kl_div(predicted, wanted, log_target=True, reduction="none") * (targets != IGNORED)[:, None]
+    return distillation * divergence.sum() + (1 - distillation) * F.nll_loss(predicted, targets, reduction="sum")
 
 
 @torch.no_grad()
@@ -103,10 +107,10 @@ def _head(model: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def prove_chunks(model: nn.Module, call: Call, ids_NL: torch.Tensor) -> None:
+def prove_chunks(model: nn.Module, call: Call, windows_NL: torch.Tensor) -> None:
     """Raise `UserError` if this model's logits are not its head on its last hidden state, as chunks assume."""
     was_training = model.training
-    few = ids_NL[:1, :64].long()
+    few = token_ids(windows_NL[:1, :64].long())  # all of them scored
     model.eval()
     whole, parts = call(next_token_loss, few), call(next_token_loss, few, max(1, few.shape[1] // 4))
     model.train(was_training)
@@ -123,7 +127,8 @@ def squared_gradients(
 ) -> dict[str, torch.Tensor]:
     """Mean over windows of (∂ cross-entropy / ∂ parameter)² by name, fp32, in the parameters' shapes.
 
-    `ranks`: that share the windows, each with all of the model.
+    A window counts as one, however many of its tokens are scored. `ranks`: that share the windows, each with all of
+    the model.
 
     No two gradients exist at once: each is squared and dropped as soon as the backward pass has made it.
     """
@@ -135,6 +140,6 @@ def squared_gradients(
 
     with releasing(parameters, add):
         for number in ranks.share_of(len(windows_NL)):
-            ids = windows_NL[number : number + 1].to(device, torch.long)
-            next_token_loss(model, ids).backward(inputs=list(parameters.values()))
+            window_1L = windows_NL[number : number + 1].to(device, torch.long)
+            next_token_loss(model, window_1L).backward(inputs=list(parameters.values()))
     return {name: ranks.sum_(each) for name, each in sums.items()}

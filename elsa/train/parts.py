@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from elsa.data.scored import scored
 from elsa.distributed.ranks import Ranks
 from elsa.distributed.sharding import TreeSum, local
 from elsa.train.budget import Training
@@ -36,6 +37,11 @@ class Parts:
         """This rank's parts of a batch: every size-th, so that those of neighbours are neighbours."""
         parts = batch_NL.chunk(self.count)
         return [parts[number] for number in self._ranks.share_of(len(parts))]
+
+    def weights(self, batch_NL: torch.Tensor) -> list[float]:
+        """Of this rank's parts in the mean over all, by their scored tokens: 1 each where all have as many, as text."""
+        tokens = [scored(part) for part in batch_NL.chunk(self.count)]
+        return [tokens[number] * len(tokens) / max(1, sum(tokens)) for number in self._ranks.share_of(len(tokens))]
 
     @property
     def divisor(self) -> int:

@@ -52,11 +52,13 @@ PRECISIONS = {
 }
 
 
-def trained(ranks, method, pattern=UNSTRUCTURED, family="llama", **changes):
-    """The weights after it, whole on the first rank, and the metrics."""
+def trained(ranks, method, pattern=UNSTRUCTURED, family="llama", context=False, **changes):
+    """The weights after it, whole on the first rank, and the metrics. `context`: not all is scored."""
     conftest.CONFIGS["opt"].dropout, low_bit._LEAST = 0.1, 1024  # in the processes of other ranks too
     model, logged = random_model(family), []
     windows = torch.randint(0, 300, (64, 16), generator=torch.Generator().manual_seed(1)).int()
+    if context:
+        windows.view(8, 8, 16)[:, :3, 4:].bitwise_not_()  # −1 − id
     torch.manual_seed(0)
     its_method, penalty = METHODS[method]
     given = {"training": TRAINING, "precision": PRECISION, "penalty": penalty, "probe_every": 2} | changes
@@ -91,6 +93,7 @@ CASES = {
     **{family: (("auto", UNSTRUCTURED, family), {}) for family in ("opt", "gpt2", "gemma2")},
     "distilled": (("cosine",), {"training": replace(TRAINING, distillation=0.5)}),
     "bf16 autocast": (("auto",), {"training": replace(TRAINING, autocast="bfloat16")}),
+    "answers": (("auto",), {"context": True}),
     "sgd": (("finetuned",), {"training": replace(TRAINING, optimizer="sgd")}),
 }
 

@@ -37,6 +37,18 @@ def test_perplexity_is_exp_of_the_loss_over_scored_targets(model, windows, sourc
     assert (score["windows"], score["length"], score["targets"]) == (24, 16, 24 * 15)
 
 
+def test_of_conversations_answers_alone_are_scored(llama, windows, tmp_path):
+    context = windows % 3 == 0
+    marked, labels = torch.where(context, -1 - windows, windows), torch.where(context, -100, windows)
+    with torch.no_grad():
+        whole = llama(windows.long(), labels=labels.long()).loss.item()
+    evaluation = Perplexity(sets={"a": None}, windows=None)
+    subject = Subject(model=llama, tokenizer=None, cache=tmp_path)
+    score = evaluation.evaluate(subject, {"a": marked})["perplexity"]["a"]
+    assert score["loss"] == pytest.approx(whole, rel=1e-5)
+    assert score["targets"] == int((labels[:, 1:] >= 0).sum()) < 24 * 15
+
+
 def test_a_model_in_training_mode_is_scored_without_dropout(windows, monkeypatch):
     monkeypatch.setattr(CONFIGS["opt"], "dropout", 0.5)
     assert mean_loss(random_model("opt").train(), windows) == mean_loss(random_model("opt"), windows)

@@ -177,3 +177,11 @@ def test_a_layer_that_no_token_reaches_is_named(llama, windows):
 def test_the_model_is_left_without_hooks(llama, windows):
     drive(llama, Probe(), windows)
     assert not any(module._forward_pre_hooks or module._forward_hooks for module in llama.modules())
+
+
+def test_tokens_that_are_not_scored_are_calibrated_on_like_all_others(llama, windows):
+    plain, marked = Probe(), Probe()
+    drive(llama, plain, windows)
+    drive(llama, marked, torch.where(windows % 2 == 0, -1 - windows, windows))
+    for one, other in zip(plain.statistics, marked.statistics, strict=True):
+        assert torch.equal(one, other)

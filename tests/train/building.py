@@ -40,13 +40,13 @@ def admm_on(model, optimizer, pattern=HALF, penalty=None, *, precision=PRECISION
     return Admm(projection, penalty or Constant(value=1.0), precision, phases, training, **rest)
 
 
-def run_loop(model, windows, *, training=TRAINING, precision=PRECISION, constraint=None, optimizer=None):
+def run_loop(model, windows, *, training=TRAINING, precision=PRECISION, constraint=None, optimizer=None, probe_every=0):
     """Train and return the logged lines; the model must be as the precision wants it."""
     logged = []
     optimizer = optimizer or optimizer_of(model, training, precision)
     task = TrainingTask(
         training=training, precision=precision, windows=lambda count: windows[:count],
-        log=lambda step, metrics: logged.append((step, metrics)),
+        log=lambda step, metrics: logged.append((step, metrics)), probe_every=probe_every,
     )  # fmt: skip
     Loop(model, optimizer, constraint or NoConstraint(), task).run(windows)
     return logged

@@ -34,10 +34,10 @@ def one_step(windows, constraint, gradient_release=False, **changes):
     return {name: (before[name] - value) / 0.5 for name, value in model.state_dict().items()}, metrics["loss"]
 
 
-def gradients(windows):
+def gradients(windows, labels=None):
     """Of the mean loss of a batch, by name; and that loss."""
     model = random_model("llama")
-    loss = model(input_ids=windows.long(), labels=windows.long()).loss
+    loss = model(input_ids=windows.long(), labels=(windows if labels is None else labels).long()).loss
     loss.backward()
     return {name: parameter.grad for name, parameter in model.named_parameters()}, loss.item()
 
@@ -61,5 +61,17 @@ def test_the_losss_gradient_is_clipped_and_that_of_the_constraint_is_not(windows
 def test_accumulated_parts_give_the_gradient_and_the_loss_of_the_whole_batch(windows, parts):
     moved, loss = one_step(windows, lambda model: NoConstraint(), accumulation=parts)
     expected, whole = gradients(windows[:4])
+    assert_close(moved, expected)
+    assert loss == pytest.approx(whole)
+
+
+@pytest.mark.parametrize("fixed_order", [False, True])
+@pytest.mark.parametrize("parts", [1, 2, 4])
+def test_parts_weigh_as_many_tokens_as_they_have_scored(windows, parts, fixed_order):
+    context = torch.zeros(24, 16, dtype=torch.bool)
+    context[0, 3:], context[1], context[2, 1:9] = True, True, True
+    marked, labels = torch.where(context, -1 - windows, windows), torch.where(context, -100, windows)
+    moved, loss = one_step(marked, lambda model: NoConstraint(), accumulation=parts, fixed_order=fixed_order)
+    expected, whole = gradients(windows[:4], labels[:4])
     assert_close(moved, expected)
     assert loss == pytest.approx(whole)

@@ -5,9 +5,10 @@ import dataclasses
 import pytest
 import torch
 
+from elsa.errors import UserError
 from elsa.model.weights import prunable_weights
 from elsa.sparsity.allocation import allocate
-from elsa.train.loss import next_token_loss, squared_gradients
+from elsa.train.loss import direct, next_token_loss, prove_chunks, squared_gradients
 from tests.conftest import random_model
 from tests.method.methods import METHODS
 from tests.method.test_contract import PATTERNS, task
@@ -34,6 +35,50 @@ def test_distillation_mixes_the_divergence_from_the_teacher_with_the_text(window
             expected += 0.3 * (p * (p / q).log()).sum() - 0.7 * q[ids[n, place + 1]].log()
     found = next_token_loss(student, ids, chunk, teacher, distillation=0.3)
     torch.testing.assert_close(found.double(), expected / 45, rtol=1e-5, atol=0)
+
+
+@pytest.fixture
+def marked(windows):
+    """Windows of which a third is context, one of them but for two tokens, one but for its first."""
+    context = torch.rand(windows.shape, generator=torch.Generator().manual_seed(2)) < 0.3
+    context[1, :12], context[1, 14:] = True, True
+    context[2] = True
+    context[2, 0] = False
+    return torch.where(context, -1 - windows, windows)
+
+
+@CHUNKS
+@pytest.mark.parametrize("distillation", [0.0, 0.3])
+def test_tokens_that_are_context_are_read_and_not_scored(llama, windows, marked, chunk, distillation):
+    teacher = random_model("llama", seed=1) if distillation else None
+    wanted = None if teacher is None else teacher(windows[:4].long()).logits.double().softmax(-1)
+    predicted = llama(windows[:4].long()).logits.double().softmax(-1)
+    losses = []
+    for n in range(4):
+        for place in range(15):
+            if marked[n, place + 1] >= 0:
+                loss = -(1 - distillation) * predicted[n, place, windows[n, place + 1].item()].log()
+                if wanted is not None:
+                    p, q = wanted[n, place], predicted[n, place]
+                    loss = loss + distillation * (p * (p / q).log()).sum()
+                losses.append(loss)
+    assert 20 < len(losses) < 40
+    found = next_token_loss(llama, marked[:4].long(), chunk, teacher, distillation)
+    torch.testing.assert_close(found.double(), torch.stack(losses).mean(), rtol=1e-5, atol=0)
+
+
+@CHUNKS
+def test_without_a_scored_token_the_loss_is_0_and_has_no_gradient(llama, marked, chunk):
+    loss = next_token_loss(llama, marked[2:3].long(), chunk)
+    loss.backward()
+    assert loss == 0
+    assert all((parameter.grad == 0).all() for parameter in llama.parameters())
+
+
+def test_chunks_are_proven_on_a_window_that_is_context_alone(llama, marked):
+    llama.lm_head.register_forward_hook(lambda module, args, output: output * args[0].shape[-2])
+    with pytest.raises(UserError, match=r"precision\.loss_chunk"):
+        prove_chunks(llama, direct(llama), marked[2:3])
 
 
 def naive_squared_gradients(model, parameters, windows):

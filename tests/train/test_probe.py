@@ -19,7 +19,7 @@ from tests.admm.test_faults import one_layer, set_second_moment
 from tests.conftest import random_model
 from tests.method.methods import METHODS, PRECISION, TRAINING
 from tests.method.test_contract import PATTERNS, task
-from tests.train.building import admm_on, optimizer_of
+from tests.train.building import admm_on, optimizer_of, run_loop
 
 
 def test_a_probe_is_due_at_the_first_report_at_or_after_each_multiple():
@@ -48,6 +48,16 @@ def test_the_loss_of_a_probe_is_that_without_dropout_and_training_goes_on_with_i
         expected = [float(next_token_loss(model, part.long())) for part in windows[:8].chunk(2)]
     assert loss_on(model.train(), windows[:8]) == pytest.approx(sum(expected) / 2)
     assert model.training
+
+
+def test_a_probe_weighs_parts_by_their_scored_tokens(windows):
+    marked = windows.clone()
+    marked[-2, 2:] = -1 - marked[-2, 2:]
+    model = random_model("llama")
+    training = dataclasses.replace(TRAINING, steps=1, batch_size=2, accumulation=2, autocast="none")
+    logged = run_loop(model, marked[-2:], training=training, probe_every=1)
+    with torch.no_grad():
+        assert logged[0][1]["probe_loss"] == pytest.approx(float(next_token_loss(model, marked[-2:].long())))
 
 
 @pytest.mark.parametrize("precision", [PRECISION, dataclasses.replace(PRECISION, gradient_release=True)])
