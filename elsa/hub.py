@@ -25,12 +25,22 @@ def place() -> dict[str, Any]:
     return where if _mirror is None else where | {"cache_dir": str(_mirror / "hub")}
 
 
+def streams() -> Path:
+    """Where documents are kept that were read from the hub one by one."""
+    return (Path(constants.HF_HOME) if _mirror is None else _mirror) / "streams"
+
+
+def is_commit(revision: str | None) -> bool:
+    """Whether it is no branch, which may mean another commit tomorrow."""
+    return revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision) is not None
+
+
 def commit(repository: str, revision: str | None, file: str, kind: str = "model") -> str | None:
     """The commit that a branch means: what the hub says, or else the one that is cached; None if neither is known.
 
     `file`: one that the repository has.
     """
-    if revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision):
+    if is_commit(revision):
         return revision
     if reachable():
         return HfApi().repo_info(repository, revision=revision, repo_type=kind).sha

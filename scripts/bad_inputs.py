@@ -368,6 +368,66 @@ def tokens() -> Iterator[Case]:
         yield Case(f"tokens {name}", given, files)
 
 
+def hub_sets() -> Iterator[Case]:
+    given = ["method=wanda", "method.calibration_windows=2", *QUICK, "paths.mirror=mirror"]
+    wrong = {
+        "": "data.name=???",
+        "data.name=3": "data.name",
+        "data.name=c4": "data.name",
+        "data.name=../c4": "hub cannot be reached",
+        "data.name=owner/set": "hub cannot be reached",
+        "data.name=owner/set data.revision=main": "hub cannot be reached",
+        f"data.name=owner/set data.revision={'a' * 40}": "hub cannot be reached",
+        "data.name=owner/set data.held_out=0.5": "held_out",
+        "data.name=owner/set data.buffer_size=0": "buffer_size",
+        "data.name=owner/set data.documents_used=0": "documents_used",
+    }
+    for settings, says in wrong.items():
+        for data in ("hub", "hub_chat"):
+            yield Case(f"{data} {settings}", [*given, f"data={data}", *settings.split()], says=says)
+    for data in ("slimpajama", "fineweb_edu"):
+        yield Case(data, [*given, f"data={data}"], says="hub cannot be reached")
+
+
+TEMPLATE = "{% for message in messages %}{{ message.role + ': ' + message.content }}{% endfor %}"
+CHAT = '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'
+
+
+def chats() -> Iterator[Case]:
+    files = ["data=chat", "data.train=[c.jsonl]", "data.test=[c.jsonl]"]
+    given = ["method=wanda", "method.calibration_windows=2", *files, *QUICK, "model=pretrained", "model.path=m"]
+
+    def case(name: str, says: str, *settings: str, chats: str = CHAT, template: str | None = TEMPLATE) -> Case:
+        def write(folder: Path) -> None:
+            shutil.copytree(TINY, folder / "m")
+            (folder / "c.jsonl").write_text(chats)
+            if template is not None:
+                (folder / "m/chat_template.jinja").write_text(template)
+
+        return Case(f"chat {name}", [*given, *settings], write, says)
+
+    user = '{"role": "user", "content": "a"}'
+    yield case("no template", "no chat template", template=None)
+    yield case("broken template", "does not take the conversation", template="{% if %}")
+    yield case("refusing template", "alternate", template="{{ raise_exception('roles must alternate') }}")
+    yield case("unstable template", "generation", template="{{ messages | length }}" + TEMPLATE)
+    yield case("short windows", "has an answer", "data.sequence_length=2")
+    yield case("lost", "data.lost=x", "data.lost=x")
+    yield case("lost refused", "data.lost=refuse", "data.lost=refuse", "data.sequence_length=2")
+    yield case("share", "data.most_cut=2", "data.most_cut=2")
+    yield case("no answers", "has an answer", chats=f'{{"messages": [{user}]}}\n')
+    wrong = ["", "3", "null", "[]", "[3]", '["a"]', "{}", user, f"[{user}, null]", '[{"role": "user"}]']
+    wrong += [
+        '[{"role": 3, "content": "a"}]',
+        '[{"role": "user", "content": "\\ud800"}]',
+        '[{"from": "a", "value": "b"}]',
+    ]
+    for messages in wrong:
+        yield case(f"messages {messages}", "c.jsonl", chats=f'{{"messages": {messages}}}\n')
+    yield case("plain text", "plain text", "data.train=[m/chat_template.jinja]")
+    yield case("texts", "no `messages`", chats=LINE)
+
+
 # --- models
 
 
@@ -655,7 +715,9 @@ def written() -> Iterator[Case]:
 
 
 def cases() -> list[Case]:
-    made = (words, numbers, texts, tokens, models, sparse_models, places, records, tasks, written)
+    made = (
+        words, numbers, texts, hub_sets, chats, tokens, models, sparse_models, places, records, tasks, written,
+    )  # fmt: skip
     return [case for make in made for case in make()]
 
 

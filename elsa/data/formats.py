@@ -9,7 +9,7 @@ import io
 import json
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,17 +43,30 @@ def format_of(path: Path) -> tuple[str, str]:
     return (suffixes[-1] if suffixes else ""), compression
 
 
-def read_documents(name: str, column: str = "text") -> list[str]:
-    """The texts of a file or folder, in the order of the paths; those of tables stand in `column`.
+def fault_of_text(value: object) -> str:
+    """What is wrong with the text of a row, "" for nothing."""
+    if not isinstance(value, str):
+        return f"is {kind_of(value)}, no text"
+    if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
+        return "holds half a surrogate pair, which is no valid text"
+    return ""
 
-    Raises `UserError` for a named file without text, for a broken line in any file, and for a folder that gives none.
+
+Fault = Callable[[object], str]  # of a document
+
+
+def read_documents(name: str, column: str = "text", fault: Fault = fault_of_text) -> list[Any]:
+    """The documents of a file or folder, in the order of the paths; those of tables stand in `column`.
+
+    Raises `UserError` for a named file without documents, for a broken line in any file, for a document with a `fault`,
+    and for a folder that gives none.
     """
     if not Path(name).is_dir():
-        return _read(Path(name), column)
-    texts, read, aside = list[str](), 0, list[str]()
+        return _read(Path(name), column, fault)
+    texts, read, aside = list[Any](), 0, list[str]()
     for path in files_of(name):
         try:
-            texts += _read(path, column)
+            texts += _read(path, column, fault)
             read += 1
         except NotTextError as error:
             aside.append(str(error))
@@ -64,19 +77,26 @@ def read_documents(name: str, column: str = "text") -> list[str]:
     return texts
 
 
-def _read(path: Path, column: str) -> list[str]:
+def _read(path: Path, column: str, fault: Fault) -> list[Any]:
     try:
         if path.stat().st_size == 0:
             raise NotTextError(f"{path}: the file is empty")
         rows = _rows(path, format_of(path)[0], column)
         if rows is None:
-            return [_decoded(path)]
-        texts = [_text(row, column, where, first=number == 0) for number, (row, where) in enumerate(rows)]
+            return [_plain(path, fault)]
+        texts = [_document(row, column, where, fault, number == 0) for number, (row, where) in enumerate(rows)]
     except (OSError, pyarrow.ArrowException) as error:
         raise UserError(f"{path}: cannot be read ({in_one_line(error, 200)})") from error
     if not texts:
         raise NotTextError(f"{path}: the file has no rows")
     return texts
+
+
+def _plain(path: Path, fault: Fault) -> str:
+    text = _decoded(path)
+    if wrong := fault(text):
+        raise NotTextError(f"{path}: its plain text {wrong}")
+    return text
 
 
 def _decoded(path: Path) -> str:
@@ -164,20 +184,18 @@ def _parquet(path: Path, column: str) -> Rows:
             yield row, f"{path}, row {number}"
 
 
-def _text(row: Any, column: str, where: str, first: bool) -> str:
+def _document(row: Any, column: str, where: str, fault: Fault, first: bool) -> Any:
     other = NotTextError if first else UserError  # a table about something else, or a broken one
     if not isinstance(row, dict):
-        raise other(f"{where}: an object with a `{column}` is wanted, not {_kind(row)}")
+        raise other(f"{where}: an object with a `{column}` is wanted, not {kind_of(row)}")
     if column not in row:
         held = ", ".join(map(str, list(row)[:8])) or "nothing"
         raise other(f"{where}: no `{column}`; it holds {held} (data.column says which is the text)")
-    text = row[column]
-    if not isinstance(text, str):
-        raise UserError(f"{where}: `{column}` is {_kind(text)}, no text")
-    if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
-        raise UserError(f"{where}: `{column}` holds half a surrogate pair, which is no valid text")
-    return text
+    if wrong := fault(row[column]):
+        raise UserError(f"{where}: `{column}` {wrong}")
+    return row[column]
 
 
-def _kind(value: Any) -> str:
+def kind_of(value: object) -> str:
+    """In words."""
     return "null" if value is None else f"a {type(value).__name__}"

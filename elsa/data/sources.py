@@ -1,25 +1,30 @@
 """Text sources: one dataclass each, the same three splits, an identity that changes when the text does.
 
-`documents(split)` gives the texts of "train", "validation" or "test"; a source without a split says so. `identity`
+`documents(split)` gives those of "train", "validation" or "test"; a source without a split says so. `identity`
 enters cache keys and records, so it holds whatever decides the text: a content hash, or a pinned revision.
 """
 
 import hashlib
+import json
+import logging
 import sysconfig
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError, safe_open
+from transformers import PreTrainedTokenizerFast
 
 from elsa import hub
-from elsa.data.formats import files_of, format_of, read_documents
+from elsa.data.formats import fault_of_text, files_of, format_of, read_documents
+from elsa.data.packing import Document, Packer, TextPacker
 from elsa.errors import UserError, require, under
 from elsa.files import known_hash
 
@@ -51,13 +56,22 @@ class Source(ABC):
         `cut` makes windows of a text source.
         """
 
+    @property
+    def streamed(self) -> bool:
+        """Whether documents come from the hub one by one, as many as windows take."""
+        return False
+
+    def facts(self) -> dict[str, Any]:
+        """What decides the content and is not in the config, for the record."""
+        return {}
+
 
 Cut = Callable[["TextSource", str, int | None, int | None], torch.Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextSource(Source):
-    """A corpus, and the length in tokens of the windows that are cut from it."""
+    """A corpus, and the length in tokens of the windows that its documents are packed into."""
 
     sequence_length: int = 512
 
@@ -69,8 +83,25 @@ class TextSource(Source):
         return self.sequence_length
 
     @abstractmethod
-    def documents(self, split: str) -> list[str]:
-        """The texts of one split, in their fixed order."""
+    def documents(self, split: str) -> list[Document]:
+        """The documents of one split, in their fixed order."""
+
+    def drawn(self, split: str, random: np.random.Generator | None) -> Iterator[Document]:
+        """One epoch of documents: in an order that `random` draws, or in their own."""
+        documents = self.documents(split)
+        yield from documents if random is None else (documents[i] for i in random.permutation(len(documents)))
+
+    def fault(self, value: object) -> str:
+        """What is wrong with a document, "" for nothing."""
+        return fault_of_text(value)
+
+    def packer(self, tokenizer: PreTrainedTokenizerFast, bos: int | None) -> Packer:
+        """What makes windows of the documents (`Packer`)."""
+        return TextPacker(tokenizer=tokenizer, length=self.sequence_length, bos=bos)
+
+    def said(self, split: str, counts: dict[str, int]) -> tuple[int, str]:
+        """Level and line of the log for what the packer has counted."""
+        return logging.INFO, f"the {split} split: {counts}"
 
     def windows(self, cut: Cut, split: str, count: int | None, seed: int | None) -> torch.Tensor:
         return cut(self, split, count, seed)
@@ -95,20 +126,18 @@ class Stdlib(TextSource):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Text(TextSource):
+class Files(TextSource):
     """Local files: plain text (a file is a document), or JSON lines, JSON, CSV, Parquet (a row is one: its `column`).
 
     All but Parquet may be compressed (.gz, .bz2, .zst, .lz4). `train`, `validation` and `test` are a file, a folder or
-    a list of either; of a folder, what is hidden or no text is left aside. `join` glues the documents of a file list
-    into one with this separator ("\\n\\n" is the usual way with WikiText); null keeps them apart. `held_out`: the share
-    of train that is kept back for each of validation and test, as far as these are not named: of the documents where
-    there are a hundred, else of the text at its end.
+    a list of either; of a folder, what is hidden or no text is left aside. `held_out`: the share of train that is kept
+    back for each of validation and test, as far as these are not named: of the documents where there are a hundred,
+    else of each text at its end.
     """
 
     train: list[str] = field(default_factory=list)
     validation: list[str] = field(default_factory=list)
     test: list[str] = field(default_factory=list)
-    join: str | None = None
     held_out: float = 0.0
     column: str = "text"
 
@@ -122,16 +151,16 @@ class Text(TextSource):
         for name in names:
             require(Path(name).exists(), split, name, "no such file or folder")
 
-    def documents(self, split: str) -> list[str]:
-        texts = [text for name in self._names(split) for text in read_documents(name, self.column)]
-        return _joined(self._part(texts, split) if split in self._parts else texts, self.join)
+    def documents(self, split: str) -> list[Document]:
+        found = [each for name in self._names(split) for each in read_documents(name, self.column, self.fault)]
+        return self._part(found, split) if split in self._parts else found
 
     def identity(self, split: str, cache: Path) -> dict[str, Any]:
         paths = [path for name in self._names(split) for path in files_of(name)]
         content = [["".join(format_of(path)), known_hash(path, cache)] for path in paths]
         part = [self.held_out, list(self._parts)] if split in self._parts else []
         column = {} if self.column == "text" else {"column": self.column}
-        return {"source": "text", "split": split, "files": content, "join": self.join, "part": part} | column
+        return {"source": "text", "split": split, "files": content, "part": part} | column
 
     def _names(self, split: str) -> list[str]:
         return getattr(self, split) or self.train
@@ -139,15 +168,28 @@ class Text(TextSource):
     @property
     def _parts(self) -> dict[str, tuple[float, float]]:
         """{split: from where to where it takes train}, for the splits that are cut out of it, and what that leaves."""
-        kept_back = [split for split in ("test", "validation") if self.held_out and not getattr(self, split)]
-        bounds = {split: (i * self.held_out, (i + 1) * self.held_out) for i, split in enumerate(kept_back)}
-        return bounds | {"train": (len(kept_back) * self.held_out, 1.0)} if kept_back else {}
+        return held_out_parts(self.held_out, [split for split in ("test", "validation") if not getattr(self, split)])
 
-    def _part(self, texts: list[str], split: str) -> list[str]:
+    def _part(self, found: list[Document], split: str) -> list[Document]:
         low, high = self._parts[split]
-        if len(texts) >= _MANY:  # by a hash, so that equal documents go to the same split
-            return [text for text in texts if low <= int(text_hash([text])[:8], 16) / 2**32 < high]
-        return [text[round((1 - high) * len(text)) : round((1 - low) * len(text))] for text in texts]
+        if len(found) >= _MANY or not isinstance(found[0], str):
+            return [each for each in found if low <= place_of(each) < high]
+        return [text[round((1 - high) * len(text)) : round((1 - low) * len(text))] for text in found]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Text(Files):
+    """Texts in local files. `join` glues those of a split into one with this separator ("\\n\\n" is the usual way with
+    WikiText); null keeps them apart.
+    """
+
+    join: str | None = None
+
+    def documents(self, split: str) -> list[str]:
+        return _joined(super().documents(split), self.join)
+
+    def identity(self, split: str, cache: Path) -> dict[str, Any]:
+        return super().identity(split, cache) | {"join": self.join}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,6 +314,20 @@ def _stdlib(root: Path) -> dict[str, list[str]]:
             split = {0: "test", 1: "validation"}.get(bucket, "train")
             texts[split].append(path.read_text(encoding="utf-8", errors="replace"))
     return texts
+
+
+def held_out_parts(share: float, absent: list[str]) -> dict[str, tuple[float, float]]:
+    """{split: from where to where it takes train}, for the splits that are cut out of it, and what that leaves."""
+    if not share or not absent:
+        return {}
+    bounds = {split: (i * share, (i + 1) * share) for i, split in enumerate(absent)}
+    return bounds | {"train": (len(absent) * share, 1.0)}
+
+
+def place_of(document: Document) -> float:
+    """Where in [0, 1) a document lies, by its hash: equal documents go to the same split."""
+    text = document if isinstance(document, str) else json.dumps(document, sort_keys=True)
+    return int(text_hash([text])[:8], 16) / 2**32
 
 
 def text_hash(texts: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""Token windows: documents are tokenised in batches, packed end to end and cut, so that no token is thrown away.
+"""Token windows: documents are made into pieces of tokens in batches, and these packed into windows (`Packer`).
 
 The result is a function of source, split, tokenizer, length, count and seed. It is cached under the hash of exactly
 these, written once, and read back memory-mapped.
@@ -6,19 +6,25 @@ these, written once, and read back memory-mapped.
 Shapes: N windows of L tokens (`windows_NL`).
 """
 
+import copy
 import hashlib
+import json
 import logging
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from itertools import islice
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
+from elsa.data.packing import Packer
+from elsa.data.scored import scored, token_ids
 from elsa.data.sources import Source, TextSource
 from elsa.errors import UserError, require
 from elsa.files import content_hash, write_atomically
@@ -27,6 +33,7 @@ from elsa.track.progress import progress
 DRAWS = ("even", "first")
 _BATCH = 512  # documents a tokenizer call; its threads share one batch
 _log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +41,7 @@ class WindowReader:
     """Cuts windows with one tokenizer, and keeps them in `cache`. `begin_with_bos`: as Gemma needs it.
 
     `vocabulary` and `positions`: how many token ids the model knows and how long a window it takes; others are refused.
-    None: not known.
+    None: not known. `counts`: what was counted of the documents to train on, by "train[<windows>]".
     """
 
     tokenizer: PreTrainedTokenizerFast | None
@@ -42,6 +49,7 @@ class WindowReader:
     begin_with_bos: bool = False
     vocabulary: int | None = None
     positions: int | None = None
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         has_bos = self.tokenizer is None or self.tokenizer.bos_token_id is not None
@@ -76,7 +84,10 @@ class WindowReader:
         length = windows_NL.shape[1]
         takes = f"the model takes windows up to {self.positions} tokens (the {split} split)"
         require(self.positions is None or length <= self.positions, "data.sequence_length", length, takes)
-        low, high = int(windows_NL.min()), int(windows_NL.max())
+        if scored(windows_NL) == 0:
+            raise UserError(f"data: no answer is in the {len(windows_NL)} windows of the {split} split")
+        ids_NL = token_ids(windows_NL)
+        low, high = int(ids_NL.min()), int(ids_NL.max())
         if low < 0 or (self.vocabulary is not None and high >= self.vocabulary):
             word = "" if self.tokenizer is None or low < 0 else f" ({self.tokenizer.convert_ids_to_tokens(high)!r})"
             raise UserError(
@@ -86,75 +97,69 @@ class WindowReader:
         return windows_NL
 
     def _cached(self, source: TextSource, split: str, count: int | None, seed: int | None) -> torch.Tensor:
+        packer = source.packer(self._plain, self._needed.bos_token_id if self.begin_with_bos else None)
         key = {
             "source": source.identity(split, self.cache), "tokenizer": self._tokenizer_hash(),
-            "end": self._needed.eos_token_id, "begin": self._needed.bos_token_id if self.begin_with_bos else None,
-            "length": source.sequence_length, "count": count, "seed": seed,
-        }  # fmt: skip
+            "end": self._needed.eos_token_id, "begin": packer.bos, "length": source.sequence_length, "count": count,
+            "seed": seed,
+        } | packer.identity  # fmt: skip
         path = self.cache / "windows" / f"{content_hash(key, 24)}.safetensors"
-        windows = _kept(path)
-        if windows is None:
-            _keep(path, self._cut(source, split, count, seed))
-            windows = _kept(path)
-        assert windows is not None, "it was written just now"
-        return windows
+        kept = _kept(path)
+        if kept is None:
+            windows = self._cut(source, packer, split, count, seed)
+            _keep(path, windows, packer.counts)
+            kept = _kept(path)
+        assert kept is not None, "it was written just now"
+        if kept.counts:
+            _say(*source.said(split, kept.counts))
+        if kept.counts and seed is not None:
+            self.counts[f"{split}[{count}]"] = kept.counts
+        return kept.windows_NL
 
-    def _cut(self, source: TextSource, split: str, count: int | None, seed: int | None) -> np.ndarray:
-        body = source.sequence_length - self.begin_with_bos
-        stream = self._packed(source.documents(split), split, None if count is None else count * body, seed)
-        found = len(stream) // body
-        if found == 0:
-            raise UserError(
-                f"data.sequence_length={source.sequence_length}: the {split} split has only {len(stream)} tokens"
-            )
-        windows = stream[: found * body].reshape(found, body)
-        if self.begin_with_bos:
-            bos = np.full((found, 1), self._needed.bos_token_id, np.int32)
-            windows = np.concatenate([bos, windows], axis=1)
+    def _cut(self, source: TextSource, packer: Packer, split: str, count: int | None, seed: int | None) -> np.ndarray:
+        need = None if count is None else count * packer.room
+        windows = packer.windows(self._pieces(source, packer, split, need, seed), split)[:count]
         return windows if seed is None else np.random.default_rng([seed, 1]).permutation(windows)
 
-    def _packed(self, documents: list[str], split: str, need: int | None, seed: int | None) -> np.ndarray:
-        """Tokens of the documents, end to end: at most `need`; with a seed exactly `need`, in as many epochs."""
-        random = np.random.default_rng(seed)
-        order = range(len(documents)) if seed is None else random.permutation(len(documents))
-        encoded: list[np.ndarray] = []
+    def _pieces(
+        self, source: TextSource, packer: Packer, split: str, need: int | None, seed: int | None
+    ) -> list[np.ndarray]:
+        """Pieces of the documents, with at least `need` tokens unless the text ends; with a seed in as many epochs."""
+        random = None if seed is None else np.random.default_rng(seed)
+        pieces: list[np.ndarray] = []
         have = 0
-        for start in progress(range(0, len(order), _BATCH), "tokenise", unit="batch"):
-            batch = self._encode([documents[i] for i in order[start : start + _BATCH]])
-            encoded += batch
-            have += sum(map(len, batch))
+        batches = _batches(source.drawn(split, random), _BATCH)
+        for batch in progress(batches, "tokenise", unit="batch"):
+            made = packer.pieces(batch)
+            pieces += made
+            have += sum(map(len, made))
             if need is not None and have >= need:
                 break
-        pieces = list(encoded)
-        if seed is not None and have:
-            assert need is not None, "a draw has a count"
-            if have < need:
-                _log.info(
-                    "the %s split has %d tokens, the budget takes %d: it repeats %.1f times",
-                    split,
-                    have,
-                    need,
-                    need / have,
-                )
-            for _ in range(have, need, have):
-                pieces += [encoded[i] for i in random.permutation(len(encoded))]
-        return np.concatenate(pieces)[:need] if have else np.empty(0, np.int32)
-
-    def _encode(self, texts: list[str]) -> list[np.ndarray]:
-        end = [] if self._needed.eos_token_id is None else [self._needed.eos_token_id]
-        encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
-        return [np.array(encoding.ids + end, np.int32) for encoding in encodings]
+        if random is None or need is None or not have:
+            return pieces
+        if have < need:
+            _log.info(
+                "the %s split has %d tokens, the budget takes %d: it repeats %.1f times", split, have, need, need / have
+            )
+        epochs = [pieces, *([pieces[i] for i in random.permutation(len(pieces))] for _ in range(have, need, have))]
+        return [piece for epoch in epochs for piece in epoch]
 
     def _tokenizer_hash(self) -> str:
-        return hashlib.sha256(self._backend.to_str().encode()).hexdigest()
+        return hashlib.sha256(self._plain.backend_tokenizer.to_str().encode()).hexdigest()
 
     @cached_property
-    def _backend(self) -> Tokenizer:
+    def _plain(self) -> PreTrainedTokenizerFast:
         """A copy without truncation and padding, which a tokenizer.json may have been saved with."""
-        copied = Tokenizer.from_str(self._needed.backend_tokenizer.to_str())
-        copied.no_truncation()
-        copied.no_padding()
+        copied = copy.deepcopy(self._needed)
+        copied.backend_tokenizer.no_truncation()
+        copied.backend_tokenizer.no_padding()
         return copied
+
+
+def _batches(each: Iterable[T], size: int) -> Iterator[list[T]]:
+    iterator = iter(each)
+    while batch := list(islice(iterator, size)):
+        yield batch
 
 
 def spread(total: int, count: int, seed: int) -> torch.Tensor:
@@ -168,24 +173,35 @@ def windows_hash(windows_NL: torch.Tensor) -> str:
     return hashlib.sha256(np.ascontiguousarray(windows_NL.numpy()).tobytes()).hexdigest()
 
 
-def _keep(path: Path, windows_NL: np.ndarray) -> None:
+class _Kept(NamedTuple):
+    windows_NL: torch.Tensor
+    counts: dict[str, int]
+
+
+def _keep(path: Path, windows_NL: np.ndarray, counts: dict[str, int]) -> None:
     windows = torch.from_numpy(np.ascontiguousarray(windows_NL))
-    about = {"sha256": windows_hash(windows)}
+    about = {"sha256": windows_hash(windows), "counts": json.dumps(counts)}
     write_atomically(path, lambda temporary: save_file({"windows": windows}, temporary, about))
 
 
-def _kept(path: Path) -> torch.Tensor | None:
+def _kept(path: Path) -> _Kept | None:
     """Windows that were kept before and are still what they were; None if there are none."""
     require(not path.is_dir(), "paths.cache", path, "a file of token windows is wanted there, and it is a folder")
     try:
         with safe_open(path, "pt") as file:
             windows: torch.Tensor = file.get_tensor("windows")
-            whole = windows_hash(windows) == (file.metadata() or {}).get("sha256")
+            about = file.metadata() or {}
     except FileNotFoundError:
         return None
     except (OSError, SafetensorError):
-        whole = False
-    if not whole:
+        about = {}
+    if not about or windows_hash(windows) != about.get("sha256"):
         _log.info("%s: broken, made anew", path)
         return None
-    return windows
+    return _Kept(windows, json.loads(about.get("counts", "{}")))
+
+
+@cache
+def _say(level: int, line: str) -> None:
+    """Once in a process, however often the windows are taken."""
+    _log.log(level, "%s", line)

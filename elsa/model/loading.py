@@ -39,7 +39,7 @@ from elsa.model.fitting import (
     skeleton_of,
 )
 
-_NEEDED = ["*.json", "*.safetensors", "*.model", "*.txt"]  # config, weights, tokenizer
+_NEEDED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]  # config, weights, tokenizer, chat template
 _log = logging.getLogger(__name__)
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -28,6 +28,7 @@ METHODS: dict[str, tuple[str, str | None]] = {  # as the README has them: what i
     "elsa_plus": ("prunes gradually from another method's solution, and then trains within the support", None),
 }
 INT8 = "int8"
+OF_THE_HUB = {"HubText": "repository", "HubStream": "name", "HubChat": "name"}  # the field that names the data set
 _HUGE = 1e12
 _TASK = "text-generation"
 _OF_A_TASK = ("acc", "acc_norm", "n", "version", "num_fewshot", "data_sha256")  # the rest are metrics of its own
@@ -420,7 +421,8 @@ def class_of(node: Any) -> str:
 
 
 def _repository(source: Any) -> str | None:
-    return source["repository"] if class_of(source) == "HubText" else None
+    key = OF_THE_HUB.get(class_of(source))
+    return None if key is None else source[key]
 
 
 def _source(source: Any, split: str) -> str:
@@ -428,7 +430,10 @@ def _source(source: Any, split: str) -> str:
     kind = class_of(source)
     if kind == "HubText":
         return f"{source['repository']}, {source.get(split, '')} at {source['revision'][:12]}"
-    if kind == "Text":
+    if kind in OF_THE_HUB:
+        parts = [source["name"], source.get("subset"), source.get(split) or f"a part of {source['train']}"]
+        return ", ".join(part for part in parts if part)
+    if kind in ("Text", "Chat"):
         return _setting(source.get(split) or source.get("train"))
     return {"Stdlib": "Python standard library", "Tokens": str((source or {}).get("path"))}.get(kind, kind)
 
@@ -446,7 +451,7 @@ def local_names(record: Record, base_model: str) -> list[str]:
         kind = class_of(node)
         if kind in ("Pretrained", "Tokens") and node.get("path") != base_model:
             found[str(node.get("path"))] = None
-        if kind == "Text":
+        if kind in ("Text", "Chat"):
             named = [each for split in ("train", "validation", "test") for each in node.get(split) or []]
             found.update(dict.fromkeys(map(str, named)))
         for value in node.values():

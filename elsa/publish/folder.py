@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from elsa.errors import UserError, require
 from elsa.export.stored import Stored
 from elsa.files import read_json, write_folder_atomically, write_json, write_text
-from elsa.publish.card import Published, card, class_of
+from elsa.publish.card import OF_THE_HUB, Published, card, class_of
 
 WRITTEN = ("README.md", "record.json", "export.json")  # made anew, whatever the model's folder has of these names
 _COPIED = (
@@ -64,7 +64,7 @@ def public(value: Any, base_model: str) -> Any:
         return [public(each, base_model) for each in value]
     if isinstance(value, str):
         return value if value == base_model else _last_name(value)
-    if not isinstance(value, dict) or "HubText" in (class_of(value), value.get("type")):
+    if not isinstance(value, dict) or not OF_THE_HUB.keys().isdisjoint((class_of(value), value.get("type"))):
         return value
     found: dict[str, Any] = {}
     for key, each in value.items():

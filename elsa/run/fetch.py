@@ -1,5 +1,6 @@
 """`elsa fetch`: copy what the same arguments to `elsa prune` need from the hub into a mirror, for a machine without."""
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ from elsa import hub
 from elsa.config.build import build
 from elsa.config.compose import plain
 from elsa.config.prune import PruneConfig
-from elsa.errors import UserError
+from elsa.data.windows import WindowReader
+from elsa.errors import UserError, under
 from elsa.files import file_hash, write_json
 from elsa.track.progress import progress
 
@@ -25,7 +27,9 @@ def fetch(composed: DictConfig) -> None:
     hub.use_mirror(run.paths.mirror)
     run.model.fetch(Path(run.paths.cache))
     if run.method.uses_data:
-        run.data.check("train")
+        with under("data"):
+            run.data.check("train")
+        _stream(run)
     run.eval.fetch(mirror)
     files = sorted(path for path in mirror.rglob("*") if path.is_file() and path.name != "manifest.json")
     manifest: dict[str, dict[str, Any]] = {
@@ -35,3 +39,16 @@ def fetch(composed: DictConfig) -> None:
     write_json(mirror / "manifest.json", manifest)
     total = sum(entry["bytes"] for entry in manifest.values())
     print(f"{mirror}: {len(manifest)} files, {total / 2**30:.2f} GiB; use it with paths.mirror={mirror}")
+
+
+def _stream(run: PruneConfig) -> None:
+    """Get as many documents as the run's windows take, which only cutting them tells."""
+    if not run.data.streamed:
+        return
+    with tempfile.TemporaryDirectory() as cache:  # windows that were cut before would get none
+        reader = WindowReader(
+            tokenizer=run.model.tokenizer(Path(run.paths.cache)), cache=Path(cache),
+            begin_with_bos=run.model.begin_with_bos,
+        )  # fmt: skip
+        for count in sorted(run.method.draws(run.training)):
+            reader.training(run.data, count, run.seed)

@@ -161,6 +161,7 @@ class _Job:
         self._device = resolved_device(run.device)
         self._seconds: dict[str, float] = {}
         self._hashes: dict[str, str] = {}  # of the data that the method sees
+        self._data: dict[str, Any] = {}  # what else there is to say about it
         checkpoint = run.checkpoint
         self._checkpoints = RunCheckpoints(
             self._folder / "checkpoints", checkpoint.every_minutes, checkpoint.keep, self._fingerprint, ranks,
@@ -274,7 +275,8 @@ class _Job:
             facts = self._run.method.apply(model, self._task(reader, tracker))
         self._seconds["prune"] += self._checkpoints.seconds_before - self._seconds.get("data", 0.0)
         peak = max(self._ranks.gather(peak_bytes(self._device)))
-        outcome = {"facts": facts, "data_sha256": self._hashes, "peak_memory_bytes": peak, "devices": self._ranks.size}
+        outcome = {"facts": facts, "data": self._data, "data_sha256": self._hashes, "peak_memory_bytes": peak}
+        outcome["devices"] = self._ranks.size
         with self._timed("save"):
             whole = gathered(model, self._ranks)
             pruned = self._ranks.once(lambda: self._saved(model, whole, tokenizer, outcome, covered))
@@ -317,6 +319,7 @@ class _Job:
             with self._timed("data"):
                 found = self._ranks.first_then_all(lambda: reader.training(run.data, count, run.seed))
                 self._hashes[f"train[{count}]"] = windows_hash(found)
+                self._data = run.data.facts() | reader.counts
             return found
 
         return Task(

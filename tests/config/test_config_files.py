@@ -36,7 +36,8 @@ def test_every_yaml_gives_every_field_of_its_class_and_no_more(path):
 def test_every_choice_builds(path, tmp_path):
     group, name = path.removesuffix(".yaml").split("/")
     missing = {
-        "model/pretrained": ["model.path=a/b"], "data/tokens": ["data.path=x"],
+        "model/pretrained": ["model.path=a/b"], "data/tokens": ["data.path=x"], "data/hub": ["data.name=a/b"],
+        "data/hub_chat": ["data.name=a/b"],
         "sparsity/n_of_m": ["sparsity.pattern=1:4"],
     }  # fmt: skip
     needs = missing.get(f"{group}/{name}", [])

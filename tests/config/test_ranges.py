@@ -16,6 +16,8 @@ GROUPS = ("method", "data", "sparsity", "training", "penalty", "precision", "eva
 ALONE = ("seed", "probe_every", "checkpoint", "plan")
 NEEDED = {
     "data=tokens": ["data.path=ids.safetensors"],
+    "data=hub": ["data.name=owner/set"],
+    "data=hub_chat": ["data.name=owner/set"],
     "penalty": ["method=elsa"],
     "sparsity=n_of_m": ["sparsity.pattern=2:4"],
 }

@@ -131,6 +131,8 @@ def test_its_header_is_what_the_hub_searches_by():
     own = full_record()
     own["config"]["data"] = {"_target_": "elsa.data.sources.HubText", "repository": "allenai/c4"}
     assert card(about(own)).data.datasets == ["allenai/c4"]
+    own["config"]["data"] = {"_target_": "elsa.data.streams.HubStream", "name": "HuggingFaceFW/fineweb-edu"}
+    assert card(about(own)).data.datasets == ["HuggingFaceFW/fineweb-edu"]
     own["data_sha256"] = {}
     assert card(about(own)).data.datasets is None
 
