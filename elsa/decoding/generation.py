@@ -9,8 +9,8 @@ from typing import Any, cast
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from elsa.data.template import as_turn
 from elsa.data.repetition import repetition_share
+from elsa.data.template import as_turn
 from elsa.errors import UserError, require
 
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from transformers import PreTrainedTokenizerFast
 
-from elsa.data.template import as_turn
 from elsa.data.repetition import repetition_share
+from elsa.data.template import as_turn
 from elsa.data.windows import WindowReader
 from elsa.errors import require
 from elsa.evaluation.base import Subject, standard_error

@@ -38,7 +38,11 @@ def of_today(*overrides):
     [
         ("layerwise_tiny", "tiny-wanda-", ["method=wanda"]),
         ("elsa_plus_tiny", "tiny-alps+finetuned-", ["method=finetuned/alps", "training.distillation=1"]),
-        ("elsa_plus_tiny", "tiny-elsa_plus-", ["method=elsa_plus", "method.warmup_fraction=0", "training.distillation=1"]),
+        (
+            "elsa_plus_tiny",
+            "tiny-elsa_plus-",
+            ["method=elsa_plus", "method.warmup_fraction=0", "training.distillation=1"],
+        ),
     ],
 )
 def test_the_settings_of_an_old_record_are_those_of_the_same_run_today(bundle, name, overrides):
