@@ -21,6 +21,7 @@ SHORT = ["training.steps=8", "training.batch_size=4", "training.learning_rate=2e
 CALIBRATED = ["method.calibration_windows=8"]
 ADMM = [*SHORT, "method.interval=2", "sparsity.ratio=0.7"]
 PLUS = ["method=elsa_plus", "method.start.calibration_windows=8", "training.distillation=0.5", *ADMM]
+UNIFORM = ["sparsity.allocation=uniform"]
 TWICE = "(twice)"  # interrupted at a step, then called again
 
 RUNS = {
@@ -43,7 +44,10 @@ RUNS = {
     "elsa_l_paper": ["method=elsa", "penalty=linear", "precision=elsa_l_paper", *ADMM],
     "elsa_plus": [*PLUS, "sparsity.allocation=global"],
     "elsa_plus resumed": [*PLUS, "sparsity.allocation=global", "checkpoint.every_minutes=0", TWICE],
-    "elsa_plus soft": [*PLUS, "method.hard=false", "method.retention=0.9"],
+    "elsa_plus soft": [*PLUS, "method.hard=false", "method.retention=0.9", "method.warmup_fraction=0", *UNIFORM],
+    "best": ["method=best", *ADMM],
+    "wanda+swaps": ["method=swaps", "sparsity.ratio=0.7", *CALIBRATED, "method.start.calibration_windows=8"],
+    "wanda+reconstruct": ["method=reconstruct", "sparsity=2of4", *CALIBRATED, "method.start.calibration_windows=8"],
 }  # fmt: skip
 
 
