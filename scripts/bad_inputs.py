@@ -105,6 +105,11 @@ hydra.mode=FOO
 '~seed'
 method=elsa_plus method.start=nope
 method=finetuned method.start=3
+method=swaps method.start=elsa
+method=swaps method.start=dense
+method=reconstruct method.start=best
+method=swaps method.refit=maybe
+method=finetuned/alps_swaps method.start.start=nope
 reuse=always
 activations=moon
 device=tpu
@@ -241,6 +246,14 @@ def numbers() -> Iterator[Case]:
             "method.ramp_fraction",
             "method.ramp_from",
         ],
+        "method=best": [
+            "method.warmup_fraction",
+            "method.least_density",
+            "method.ramp_fraction",
+            "method.interval",
+        ],
+        "method=swaps": ["method.candidates", "method.most", "method.calibration_windows"],
+        "method=reconstruct": ["method.epochs", "method.learning_rate"],
         "method=alps": [
             "method.damping",
             "method.rho",

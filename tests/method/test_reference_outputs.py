@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from elsa.method.l_admm import LAdmm
 from elsa.method.magnitude import Magnitude
 from elsa.method.sparsegpt import SparseGPT
+from elsa.method.swaps import Swaps, swap
 from elsa.method.wanda import Wanda
 from elsa.sparsity.pattern import Pattern
 from tests.method.methods import METHODS
@@ -122,3 +123,14 @@ def test_l_admm_has_the_official_error(layer, sparsity, match):
     pruned = prune(layer, pruner, PATTERNS[sparsity])
     assert int((pruned == 0).sum()) == PATTERNS[sparsity].zeros(pruned.numel())
     assert error(layer, pruned) <= 1.01 * error(layer, expected)
+
+
+@pytest.mark.parametrize("sparsity", PATTERNS)
+@pytest.mark.parametrize("start", ["wanda", "sparsegpt", "alps"])
+def test_exchanges_lower_the_error_of_the_official_outputs_and_keep_as_many(layer, start, sparsity):
+    before, _ = reference(layer, start, sparsity)
+    inputs = layer["X"].float()
+    after, count = swap(before, layer["W"], inputs.t() @ inputs, PATTERNS[sparsity].group, Swaps())
+    print(f"{start}, {sparsity}: {error(layer, before):.5f} → {error(layer, after):.5f} by {count:,} exchanges")
+    assert error(layer, after) < error(layer, before)
+    assert torch.equal((after != 0).sum(1), (before != 0).sum(1))
