@@ -166,16 +166,17 @@ def test_scores_are_kept_by_all_that_decides_them(mirror, tokenizer, tmp_path):
         return len(calls) - before
 
     assert cost() > 0
+    tokenizer(["cat", "the mat"], padding=True)  # which it remembers
     assert cost() == 0
     assert cost(max_new_tokens=2) > 0
     assert cost(system_instruction="s") > 0
+    write(mirror, "gsm8k", [{"question": "q", "answer": "#### 1"}] * 2, split="train")
+    assert cost() > 0, "other examples"
     tokenizer.chat_template = CHAT
     assert cost(apply_chat_template=True) > 0
     assert cost(apply_chat_template=True) == 0
     tokenizer.chat_template = CHAT.replace("<a>", "<b>")
     assert cost(apply_chat_template=True) > 0
-    write(mirror, "gsm8k", [{"question": "q", "answer": "#### 1"}] * 2, split="train")
-    assert cost() > 0, "other examples"
 
 
 def test_the_prompt_is_lm_evals_in_the_chat_template(mirror, llama, tokenizer, tmp_path, monkeypatch):
