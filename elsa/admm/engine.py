@@ -68,10 +68,17 @@ class Admm(SparseConstraint):
             if self._support:
                 weight.gradient_OI.mul_(self._support[weight.name])
                 continue
+            if moments := self._projection.loss_moments:
+                moments.add(weight)
             state = self._states[weight.name]
             if self._probing:
                 self._stationarity += self._distance_from_stationary(weight, state.mask())
             self._schedule.on_gradient(weight, state, self.penalty)
+
+    @property
+    def _loss_moments(self) -> dict[str, torch.Tensor]:
+        moments = self._projection.loss_moments
+        return {} if moments is None else moments.of
 
     @property
     def _probing(self) -> bool:
@@ -224,12 +231,14 @@ class Admm(SparseConstraint):
         return super().state() | {
             "penalty": self.penalty, "first": tuple(self._monitor.first), "states": states,
             "support": self._spread(self._support), "next": self._next,
+            "loss_moments": self._spread(self._loss_moments),
         }  # fmt: skip
 
     def restore(self, state: dict[str, Any]) -> None:
         super().restore(state)
         self.penalty, self._monitor.first, self._next = state["penalty"], Distances(*state["first"]), state["next"]
         self._support = self._own_rows(state["support"])
+        self._loss_moments.update(self._own_rows(state.get("loss_moments", {})))
         for name, its_state in self._states.items():
             weight = self._weights[name]
             its_state.restore(with_tensors(upgraded(state["states"][name], weight.shape_OI), weight.own_rows))

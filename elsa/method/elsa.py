@@ -14,10 +14,10 @@ from elsa.train.precision import Precision
 from elsa.train.sparse import Projection, SparseConstraint
 
 
-def admm_bytes(precision: Precision) -> float:
-    """Bytes a weight of z, u and mask, as really held for a matrix of 64 x 4,096."""
+def admm_bytes(precision: Precision, projection: str) -> float:
+    """Bytes a weight of z, u and mask, as really held for a matrix of 64 x 4,096, and of the loss's moments."""
     state = start_state(torch.ones(64, 4096), Pattern(pattern="unstructured", ratio=0.5), precision)
-    return state.nbytes / (64 * 4096)
+    return state.nbytes / (64 * 4096) + (4 if projection == "loss_aware" else 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class Elsa(Projecting):
         return True
 
     def state_bytes(self, precision: Precision) -> float:
-        return admm_bytes(precision)
+        return admm_bytes(precision, self.projection)
 
     def _constraint(self, projection: Projection, task: Task, supports: Supports) -> SparseConstraint:
         steps = task.training.steps

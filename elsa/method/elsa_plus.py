@@ -48,7 +48,7 @@ class ElsaPlus(Gradual):
         return not self.hard
 
     def state_bytes(self, precision: Precision) -> float:
-        return super().state_bytes(precision) if self.hard else admm_bytes(precision)
+        return super().state_bytes(precision) if self.hard else admm_bytes(precision, self.projection)
 
     def __post_init__(self) -> None:
         super().__post_init__()

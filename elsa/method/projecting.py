@@ -1,5 +1,6 @@
 """What Elsa and gradual pruning share: the whole model trains, and its weights are projected onto the pattern."""
 
+import logging
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +15,11 @@ from elsa.sparsity.allocation import LEAST_DENSITY
 from elsa.sparsity.pattern import Rise
 from elsa.train.budget import Training
 from elsa.train.optimizer import Optimizer
-from elsa.train.sparse import Projection, SparseConstraint
+from elsa.train.sparse import LossMoments, Projection, SparseConstraint
 from elsa.train.train import teacher_of, train
+
+_LONG = 1024  # steps from which it has made no difference (docs/research_log.md)
+_log = logging.getLogger(__name__)
 
 Weights = dict[str, PrunableWeight]
 Supports = dict[str, torch.Tensor] | None  # by name, bool
@@ -26,7 +30,9 @@ class Projecting(Method):
     """Train all parameters under a constraint that says every `interval` steps where the zeros go (null: 1 % of them).
 
     `projection`: "objective_aware" weighs the squares of entries by Adam's second moment (arXiv:2510.01650, Eq. 10 and
-    11), "euclidean" does not. A global budget (`sparsity.allocation`) is placed anew at every update.
+    11), "euclidean" does not; "loss_aware" weighs them by the second moment of the loss's gradient alone, which is the
+    same but where a penalty acts through the gradient (and takes 4 bytes a weight there). A global budget
+    (`sparsity.allocation`) is placed anew at every update.
     """
 
     interval: int | None = 32
@@ -35,7 +41,7 @@ class Projecting(Method):
     def __post_init__(self) -> None:
         some = self.interval is None or self.interval >= 1
         require(some, "interval", self.interval, "at least 1 step, or null for 1 % of the steps")
-        known = ("objective_aware", "euclidean")
+        known = ("objective_aware", "loss_aware", "euclidean")
         require(self.projection in known, "projection", self.projection, f"known: {', '.join(known)}")
 
     @property
@@ -44,7 +50,20 @@ class Projecting(Method):
 
     @property
     def _objective_aware(self) -> bool:
-        return self.projection == "objective_aware"
+        return self.projection != "euclidean"
+
+    def _loss_moments(self, task: Task) -> LossMoments | None:
+        """Where Adam's would hold the pull of a penalty too."""
+        if not self.uses_penalty or task.penalty.decoupled or not self._objective_aware:
+            return None
+        if self.projection == "loss_aware":
+            return LossMoments(task.training.beta2)
+        if task.training.steps < _LONG:
+            _log.warning(
+                "method.projection=objective_aware: this penalty acts through the gradient, and so on the moments that "
+                "weigh the projection; in runs as short as this loss_aware, or penalty=auto, does better"
+            )
+        return None
 
     @property
     def _least_density(self) -> float:
@@ -69,7 +88,8 @@ class Projecting(Method):
         def constrain(optimizer: Optimizer) -> SparseConstraint:
             projection = Projection(
                 weights=weights, optimizer=optimizer, pattern=task.pattern, objective_aware=self._objective_aware,
-                least_density=self._least_density, rise=self._rise(task), ranks=task.ranks,
+                loss_moments=self._loss_moments(task), least_density=self._least_density, rise=self._rise(task),
+                ranks=task.ranks,
             )  # fmt: skip
             own = supports and {name: weights[name].own_rows(support) for name, support in supports.items()}
             return self._constraint(projection, task, own)

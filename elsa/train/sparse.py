@@ -40,19 +40,38 @@ class Distances(NamedTuple):
         }  # fmt: skip
 
 
+class LossMoments:
+    """A running mean of the loss's squared gradients, fp32, of the weights for which `add` is called.
+
+    Adam's own second moment holds the pull of a penalty that acts through the gradient too, so that what is pulled off
+    the support looks important. `decay`: Adam's β₂.
+    """
+
+    def __init__(self, decay: float):
+        self._decay = decay
+        self.of: dict[str, torch.Tensor] = {}  # by name, [this rank's O, I]
+
+    def add(self, weight: PrunableWeight) -> None:
+        """Its present gradient, before anything is added to it."""
+        square = weight.gradient_OI.float().square()
+        mean = self.of.setdefault(weight.name, torch.zeros_like(square))
+        mean.lerp_(square, 1 - self._decay)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Projection:
     """Where the zeros of all prunable weights go: to the entries whose loss costs least, as many as `pattern` says.
 
-    `objective_aware`: entries are weighed by Adam's second moment (arXiv:2510.01650, Eq. 10 and 11). `least_density`:
-    of a weight under a global budget (`elsa.sparsity.allocation`). `rise`: how the sparsity gets to the pattern's.
-    `ranks`: that hold rows of the weights.
+    `objective_aware`: entries are weighed by Adam's second moment (arXiv:2510.01650, Eq. 10 and 11), or by that of
+    `loss_moments`. `least_density`: of a weight under a global budget (`elsa.sparsity.allocation`). `rise`: how the
+    sparsity gets to the pattern's. `ranks`: that hold rows of the weights.
     """
 
     weights: Mapping[str, PrunableWeight]
     optimizer: Optimizer
     pattern: Pattern
     objective_aware: bool
+    loss_moments: LossMoments | None = None
     least_density: float = LEAST_DENSITY
     rise: Rise = field(default_factory=Rise)
     ranks: Ranks = ONE
@@ -75,6 +94,8 @@ class Projection:
         """What the squares of a weight's entries are weighed by, [O, I]; None for nothing."""
         if not self.objective_aware:
             return None
+        if self.loss_moments is not None:
+            return self.loss_moments.of[name]
         weight = self.weights[name]
         return weight.as_OI(self.optimizer.second_moment(weight.parameter_name))
 

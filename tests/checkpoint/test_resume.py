@@ -16,6 +16,7 @@ from elsa.config.build import build
 from elsa.config.compose import compose
 from elsa.config.prune import PruneConfig
 from elsa.errors import Stopped, UserError
+from elsa.method.elsa import Elsa
 from tests.conftest import random_model
 from tests.method.methods import METHODS, TRAINING, shipped, task_of
 from tests.method.test_contract import PATTERNS, task
@@ -46,6 +47,9 @@ def checkpoints(folder, **facts):
     return RunCheckpoints(folder, 0, 2, lambda: {"method.interval": 2} | facts)
 
 
+RESUMED = METHODS | {"loss_aware": Elsa(interval=2, projection="loss_aware")}
+
+
 def prune(method, windows, precision="elsa", kept=None, family="llama"):
     """Weights after the method on a fresh model."""
     torch.manual_seed(0)
@@ -54,7 +58,7 @@ def prune(method, windows, precision="elsa", kept=None, family="llama"):
     changes = {"training": dataclasses.replace(TRAINING, steps=STEPS, batch_size=2), "precision": PRECISIONS[precision]}
     changes |= {"probe_every": 4}
     changes |= {} if kept is None else {"checkpoints": kept}
-    facts = METHODS[method].apply(model, dataclasses.replace(given, **changes))
+    facts = RESUMED[method].apply(model, dataclasses.replace(given, **changes))
     return model.state_dict(), facts, logged
 
 
@@ -89,7 +93,7 @@ def test_a_state_is_written_while_training_goes_on(tmp_path, windows, monkeypatc
     assert goes_on.kept().endswith("step-00000008.pt")
 
 
-@pytest.mark.parametrize("method", ["elsa", "finetuned"])
+@pytest.mark.parametrize("method", ["elsa", "loss_aware", "finetuned"])
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("at", [1, 3, STEPS])
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, windows, method, precision, at):
