@@ -166,7 +166,7 @@ class Loop:
     def _loss_on(self, batch_NL: torch.Tensor) -> float:
         parts = [part.to(self._device, torch.long) for part in self._parts.mine(batch_NL)]
         losses = losses_on(self._model, self._call, parts, self._autocast())
-        return float(self._parts.mean(losses * losses.new_tensor(self._parts.weights(batch_NL))))
+        return float(self._parts.mean(losses * torch.tensor(self._parts.weights(batch_NL), device=self._device)))
 
     def _refuse_divergence(self, step: int, checkpoints: Checkpoints, loss: float = 0.0, **others: float) -> None:
         """Raise `UserError` on broken weights, or a loss that has left all that a model can mean by it."""

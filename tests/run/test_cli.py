@@ -324,7 +324,7 @@ def test_help_lists_commands_groups_and_choices(elsa):
         code, out, _ = elsa(*arguments, model=False)
         assert code == 0
         assert "evaluate" in out
-        assert "alps, dense, elsa, elsa_plus, finetuned, l_admm, magnitude, safe, sparsegpt, sparsellm, wanda" in out
+        assert "alps, best, dense, elsa, elsa_plus, finetuned, l_admm, magnitude, reconstruct, safe, sparsegpt, " in out
 
 
 def test_cfg_job_prints_the_resolved_run_and_starts_nothing(elsa):
