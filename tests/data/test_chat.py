@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import transformers
 import torch
+import transformers
 
 from elsa.data import windows as windows_module
 from elsa.data.chat import Chat
