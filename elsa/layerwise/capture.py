@@ -6,6 +6,7 @@ knows what an architecture passes. A replay is proven equal to the real forward 
 Shapes: N windows of L tokens, hidden states [batch, L, D].
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,13 +112,8 @@ def _first_input(model: nn.Module, block: nn.Module, ids: torch.Tensor) -> torch
         found.append(args[0] if args else kwargs["hidden_states"])
         raise _Reached
 
-    hook = block.register_forward_pre_hook(stop, with_kwargs=True)
-    try:
+    with block.register_forward_pre_hook(stop, with_kwargs=True), suppress(_Reached):
         model(input_ids=ids, use_cache=False)
-    except _Reached:
-        pass
-    finally:
-        hook.remove()
     return found[0]
 
 
@@ -137,3 +133,8 @@ def _prove(model: nn.Module, replay: BlockReplay, ids: torch.Tensor) -> None:
 def tensor_of(output: torch.Tensor | tuple[Any, ...]) -> torch.Tensor:
     """The hidden states in what a module gives, which is a tuple where it gives more."""
     return output[0] if isinstance(output, tuple) else output
+
+
+def relative_error(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """‖output − target‖² / ‖target‖², fp32: the same scale in every block."""
+    return (output - target).float().square().sum() / target.float().square().sum()

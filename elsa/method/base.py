@@ -90,3 +90,25 @@ class Method(ABC):
     @abstractmethod
     def apply(self, model: nn.Module, task: Task) -> dict[str, Any]:
         """Change `model` in place; return facts for the record."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Following(Method):
+    """A method that goes on from what `start` has made of the model."""
+
+    start: Method
+
+    @property
+    def first(self) -> Method | None:
+        return self.start if self.start.prunes else None
+
+    @property
+    def allocation(self) -> str:
+        return self.start.allocation
+
+    @property
+    def label(self) -> str:
+        return f"{self.start.label}+{super().label}"
+
+    def draws(self, training: Training) -> set[int]:
+        return super().draws(training) | self.start.draws(training)

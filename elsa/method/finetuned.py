@@ -5,17 +5,16 @@ from typing import Any
 
 from torch import nn
 
-from elsa.method.base import Method, Task
+from elsa.method.base import Following, Method, Task
 from elsa.method.dense import Dense
 from elsa.model.weights import prunable_weights
-from elsa.train.budget import Training
 from elsa.train.constraint import Constraint, FixedSupport, NoConstraint
 from elsa.train.optimizer import Optimizer
 from elsa.train.train import teacher_of, train
 
 
 @dataclass(frozen=True, kw_only=True)
-class FineTuned(Method):
+class FineTuned(Following):
     """Apply `start`, then train on the real loss with the support of the prunable weights held fixed.
 
     Same loop, data, schedule and number of tokens as Elsa: both read the group `training`. With `start=dense` nothing
@@ -33,26 +32,11 @@ class FineTuned(Method):
         return True
 
     @property
-    def first(self) -> Method | None:
-        return self.start if self.start.prunes else None
-
-    @property
     def uses_penalty(self) -> bool:
         return self.start.uses_penalty
 
-    @property
-    def label(self) -> str:
-        return f"{self.start.label}+{super().label}"
-
-    @property
-    def allocation(self) -> str:
-        return self.start.allocation
-
     def warmup_steps(self, steps: int) -> int:
         return self.start.warmup_steps(steps)
-
-    def draws(self, training: Training) -> set[int]:
-        return super().draws(training) | self.start.draws(training)
 
     def apply(self, model: nn.Module, task: Task) -> dict[str, Any]:
         teacher = teacher_of(model, task)  # before the start method changes it

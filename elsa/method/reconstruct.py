@@ -1,7 +1,7 @@
 """Masked reconstruction: train what a mask keeps on the dense outputs, one sub-block at a time (arXiv:2510.14444)."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch import nn
 
 from elsa.errors import require
 from elsa.layerwise.activations import Activations
-from elsa.layerwise.capture import BlockReplay, Call, tensor_of
+from elsa.layerwise.capture import BlockReplay, Call, relative_error, tensor_of
 from elsa.layerwise.driver import Patterns
 from elsa.method.refining import Refiner, Refining
 from elsa.model.weights import PrunableWeight
@@ -54,8 +54,7 @@ class Reconstruction(Refiner):
         dense = BlockReplay(replay.blocks, replay.calls, hidden, replay.ranks)
         parts = _parts(replay.blocks[index], layers)
         with self._dense_weights(layers):
-            goals = {name: _outputs(dense, index, part) for name, (part, _) in parts.items()}
-            self._dense_hidden = dense.outputs(index)
+            goals, self._dense_hidden = _outputs(dense, index, {name: part for name, (part, _) in parts.items()})
         for name, (part, weights) in parts.items():
             self._train(part, weights, *_inputs(replay, index, part), goals[name])
 
@@ -81,7 +80,7 @@ class Reconstruction(Refiner):
             batch = step % len(inputs)
             optimizer.param_groups[0]["lr"] = self._method.learning_rate * (1 - step / steps)
             with torch.enable_grad():
-                loss = _relative(tensor_of(part(inputs[batch], *call[0], **call[1])), goals[batch])
+                loss = relative_error(tensor_of(part(inputs[batch], *call[0], **call[1])), goals[batch])
                 gradients = torch.autograd.grad(loss, parameters)
             for weight, parameter, gradient, zero in zip(weights, parameters, gradients, zeros, strict=True):
                 parameter.grad = gradient.contiguous()
@@ -113,34 +112,28 @@ def _inputs(replay: BlockReplay, index: int, part: nn.Module) -> tuple[Activatio
         kept.append(hidden)
         calls.append((args[1:], {key: value for key, value in kwargs.items() if key != "hidden_states"}))
 
-    hook = part.register_forward_pre_hook(keep, with_kwargs=True)
-    try:
+    with part.register_forward_pre_hook(keep, with_kwargs=True):
         for hidden in replay.hidden:
             replay.run(index, hidden)
-    finally:
-        hook.remove()
     return kept, calls[0]
 
 
-def _outputs(replay: BlockReplay, index: int, part: nn.Module) -> Activations:
-    """What a child of block `index` gives over all batches."""
-    kept = replay.hidden.like()
-    hook = part.register_forward_hook(lambda module, args, output: kept.append(tensor_of(output)))
-    try:
-        for hidden in replay.hidden:
-            replay.run(index, hidden)
-    finally:
-        hook.remove()
-    return kept
+def _outputs(
+    replay: BlockReplay, index: int, parts: Mapping[str, nn.Module]
+) -> tuple[dict[str, Activations], Activations]:
+    """What children of block `index`, by name, and the block itself give over all batches."""
+    kept = {name: replay.hidden.like() for name in parts}
+    with ExitStack() as stack:
+        for name, part in parts.items():
+            hook = part.register_forward_hook(lambda _, args, output, name=name: kept[name].append(tensor_of(output)))
+            stack.enter_context(hook)
+        return kept, replay.outputs(index)
 
 
 @torch.no_grad()
 def _error(part: nn.Module, inputs: Activations, call: Call, goals: Activations) -> float:
     """The mean over batches."""
-    errors = [_relative(tensor_of(part(x, *call[0], **call[1])), goal) for x, goal in zip(inputs, goals, strict=True)]
+    errors = [
+        relative_error(tensor_of(part(x, *call[0], **call[1])), goal) for x, goal in zip(inputs, goals, strict=True)
+    ]
     return float(torch.stack(errors).mean())
-
-
-def _relative(output: torch.Tensor, goal: torch.Tensor) -> torch.Tensor:
-    """‖output − goal‖² / ‖goal‖², so that one learning rate serves all blocks."""
-    return (output - goal).float().square().sum() / goal.float().square().sum()

@@ -10,7 +10,7 @@ from torch import nn
 
 from elsa.errors import require
 from elsa.layerwise.driver import BlockPruner
-from elsa.method.base import Method, Task
+from elsa.method.base import Following, Method, Task
 from elsa.method.layerwise import prune_together
 from elsa.method.wanda import Wanda
 from elsa.model.weights import prunable_weights
@@ -29,7 +29,7 @@ class Refiner(BlockPruner):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Refining(Method):
+class Refining(Following):
     """Apply `start`, then refine block after block on `calibration_windows` windows of the train split.
 
     As many weights stay as `start` has left, in each of its groups of comparison.
@@ -43,23 +43,11 @@ class Refining(Method):
         one_shot = self.start.prunes and not self.start.trains
         require(one_shot, "start", self.start.label, "a method that prunes in one shot, whose dense weights are a goal")
 
-    @property
-    def first(self) -> Method | None:
-        return self.start
-
-    @property
-    def allocation(self) -> str:
-        return self.start.allocation
-
-    @property
-    def label(self) -> str:
-        return f"{self.start.label}+{super().label}"
-
     def check(self, training: Training) -> None:
         self.start.check(training)
 
     def draws(self, training: Training) -> set[int]:
-        return {self.calibration_windows} | self.start.draws(training)
+        return super().draws(training) | {self.calibration_windows}
 
     @abstractmethod
     def _refiner(self, dense: Mapping[str, torch.Tensor]) -> Refiner:

@@ -7,7 +7,7 @@ from torch import nn
 
 from elsa.admm.state import MergedState
 from elsa.errors import require
-from elsa.layerwise.capture import BlockReplay
+from elsa.layerwise.capture import BlockReplay, relative_error
 from elsa.layerwise.driver import Patterns, collect
 from elsa.method.layerwise import BlockwiseMethod
 from elsa.method.wanda import Wanda
@@ -97,5 +97,5 @@ def _error_gradients(
 ) -> list[torch.Tensor]:
     """∇ of ‖block(x) − target‖² / ‖target‖² for one batch."""
     output = replay.run(index, replay.hidden[batch])
-    loss = (output - target).float().square().sum() / target.float().square().sum()
-    return [gradient.contiguous() for gradient in torch.autograd.grad(loss, parameters)]
+    gradients = torch.autograd.grad(relative_error(output, target), parameters)
+    return [gradient.contiguous() for gradient in gradients]

@@ -182,10 +182,7 @@ class FeedForward:
 def _inputs(replay: BlockReplay, index: int, layer: nn.Module) -> torch.Tensor:
     """What flows into `layer` over all batches, fp32 [T, I]."""
     found: list[torch.Tensor] = []
-    hook = layer.register_forward_pre_hook(lambda module, args: found.append(args[0].flatten(0, -2).float()))
-    try:
+    with layer.register_forward_pre_hook(lambda module, args: found.append(args[0].flatten(0, -2).float())):
         for hidden in replay.hidden:
             replay.run(index, hidden)
-    finally:
-        hook.remove()
     return torch.cat(found)

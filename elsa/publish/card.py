@@ -11,6 +11,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from elsa.files import flattened
 from elsa.record.record import Record, task_protocol
 from elsa.record.scores import GENERATION_COLUMNS, TASK_SCORES, against_dense, generation_rows
+from elsa.sparsity.pattern import Pattern
 
 METHODS: dict[str, tuple[str, str | None]] = {  # as the README has them: what it does, and its paper at arXiv
     "magnitude": ("keeps the largest weights of a layer", None),
@@ -127,17 +128,13 @@ def _accuracies(evaluation: dict[str, Any], cast: str) -> Iterator[EvalResult]:
     scores = evaluation.get("zero_shot")
     if not scores:
         return
-    limit = f", the first {scores['limit']} documents only" if scores["limit"] else ""
     for name, task in scores["tasks"].items():
-        protocol = f"{task['num_fewshot']}-shot, lm-eval {scores['lm_eval']}{limit}{cast}"
+        protocol = f"{task['num_fewshot']}-shot, lm-eval {scores['lm_eval']}{_of_how_many(scores)}{cast}"
         arguments = {key: task[key] for key in ("num_fewshot", "n", "data_sha256")} | {"limit": scores["limit"]}
         known = {metric: task[metric] for metric in ("acc", "acc_norm") if metric in task}
         for metric, value in (known | _other_metrics(task)).items():
-            yield EvalResult(
-                task_type=_TASK, dataset_type=name, dataset_name=name, metric_name=f"{metric} ({protocol})",
-                metric_type="accuracy" if metric == "acc" else metric, metric_value=round(float(value), 4),
-                metric_args={key: value for key, value in arguments.items() if value is not None},
-            )  # fmt: skip
+            kind = "accuracy" if metric == "acc" else metric
+            yield _of_task(name, kind, f"{metric} ({protocol})", value, arguments)
 
 
 def _written(evaluation: dict[str, Any], cast: str) -> Iterator[EvalResult]:
@@ -145,16 +142,26 @@ def _written(evaluation: dict[str, Any], cast: str) -> Iterator[EvalResult]:
     scores = evaluation.get("generation")
     if not scores:
         return
-    limit = f", the first {scores['limit']} documents only" if scores["limit"] else ""
     for name, task in scores["tasks"].items():
         protocol = f"{task['num_fewshot']}-shot, at most {task['max_new_tokens']} tokens, lm-eval {scores['lm_eval']}"
+        protocol += f"{_of_how_many(scores)}{cast}"
         arguments = {key: task[key] for key in ("num_fewshot", "max_new_tokens", "n", "data_sha256")}
         for metric, found in task["metrics"].items():
-            yield EvalResult(
-                task_type=_TASK, dataset_type=name, dataset_name=name, metric_type=metric.partition(",")[0],
-                metric_name=f"{metric} ({protocol}{limit}{cast})", metric_value=round(float(found["value"]), 4),
-                metric_args=arguments | {key: value for key, value in scores["settings"].items() if value is not None},
-            )  # fmt: skip
+            kind = metric.partition(",")[0]
+            yield _of_task(name, kind, f"{metric} ({protocol})", found["value"], arguments | scores["settings"])
+
+
+def _of_how_many(scores: dict[str, Any]) -> str:
+    return f", the first {scores['limit']} documents only" if scores["limit"] else ""
+
+
+def _of_task(task: str, kind: str, name: str, value: float, arguments: dict[str, Any]) -> EvalResult:
+    """A metric of one of lm-eval's tasks."""
+    return EvalResult(
+        task_type=_TASK, dataset_type=task, dataset_name=task, metric_type=kind, metric_name=name,
+        metric_value=round(float(value), 4),
+        metric_args={key: each for key, each in arguments.items() if each is not None},
+    )  # fmt: skip
 
 
 def _scored(about: Published) -> Scored:
@@ -321,7 +328,7 @@ def _made(about: Published) -> str:
     facts, environment = record["facts"], record["environment"]
     rows: list[list[str]] = [["method", record["method"]], ["pattern", record["pattern"]], ["seed", record["seed"]]]
     if about.pruned:
-        rows.append(["allocation", "global" if record["pattern"].endswith(" global") else "uniform"])
+        rows.append(["allocation", Pattern.allocation_of(record["pattern"])])
     rows += [[f"{kind} tokens", _count(facts[f"{kind}_tokens"])] for kind in ("calibration", "training")
              if f"{kind}_tokens" in facts]  # fmt: skip
     rows.append(["seconds of pruning, training included", f"{record['seconds']['prune']:,.1f}"])

@@ -183,7 +183,7 @@ def _order(record: Record) -> tuple[bool, bool, float]:
     asked = record["config"].get("sparsity")
     if asked is None:  # a folder that no run left
         return (False, False, record["sparsity"]["counted"])
-    allocation = "global" if record["pattern"].endswith(" global") else "uniform"
+    allocation = Pattern.allocation_of(record["pattern"])
     return _place(Pattern(pattern=asked["pattern"], ratio=asked["ratio"], allocation=allocation))
 
 

@@ -83,6 +83,11 @@ class Pattern:
             return self.pattern
         return f"{self.sparsity * 100:g}%" + (" global" if self.allocation == "global" else "")
 
+    @staticmethod
+    def allocation_of(name: str) -> str:
+        """What a pattern's `name` says of its allocation."""
+        return "global" if name.endswith(" global") else "uniform"
+
     def ramped(self, progress: float) -> "Pattern":
         """The pattern of a gradual pruning at `progress` in [0, 1]: its sparsity rises by a cubic law, fast at first.
 

@@ -7,7 +7,7 @@ import torch
 
 from elsa.errors import UserError
 from elsa.method.dense import Dense
-from elsa.method.reconstruct import Reconstruct
+from elsa.method.reconstruct import Reconstruct, Reconstruction
 from elsa.method.wanda import Wanda
 from elsa.model.weights import decoder_blocks, prunable_weights
 from tests.conftest import random_model
@@ -49,8 +49,6 @@ def test_it_keeps_the_mask_and_comes_nearer_to_the_dense_model(windows, family):
 def test_a_sub_blocks_goal_is_the_dense_output_on_the_dense_input(windows, monkeypatch):
     """Seen at the second block: its attention's goal is what the dense model computes there."""
     seen = []
-    from elsa.method.reconstruct import Reconstruction
-
     train = Reconstruction._train
 
     def spy(self, part, weights, inputs, call, goals):
