@@ -19,6 +19,7 @@ TEMPLATE = (
     "{% if add_generation_prompt %}{{ '### assistant\\n' }}{% endif %}"
 )
 SHORT = ["data.sequence_length=64", "eval.windows=4", "training.steps=4", "training.batch_size=4"]
+SHORT += ["training.autocast=none"]
 
 
 @pytest.fixture

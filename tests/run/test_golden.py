@@ -18,6 +18,7 @@ from tests.run.runs import of
 
 GOLDEN = Path(__file__).with_name("golden.json")
 SHORT = ["training.steps=8", "training.batch_size=4", "training.learning_rate=2e-3", "precision.loss_chunk=null"]
+SHORT += ["training.autocast=none"]  # many processors have no bf16
 CALIBRATED = ["method.calibration_windows=8"]
 ADMM = [*SHORT, "method.interval=2", "sparsity.ratio=0.7"]
 PLUS = ["method=elsa_plus", "method.start.calibration_windows=8", "training.distillation=0.5", *ADMM]
@@ -40,7 +41,7 @@ RUNS = {
     "elsa 2:4": ["method=elsa", "penalty=auto", *ADMM[:-1], "sparsity=2of4"],
     "elsa global": ["method=elsa", "penalty=auto", *ADMM, "sparsity.allocation=global", "training.accumulation=2"],
     "elsa resumed": ["method=elsa", "penalty=cosine", *ADMM, "checkpoint.every_minutes=0", TWICE],
-    "elsa_l": ["method=elsa", "penalty=cosine", "precision=elsa_l", *ADMM],
+    "elsa_l": ["method=elsa", "penalty=cosine", "precision=elsa_l", *ADMM, "training.autocast=bfloat16"],
     "elsa_l_paper": ["method=elsa", "penalty=linear", "precision=elsa_l_paper", *ADMM],
     "elsa_plus": [*PLUS, "sparsity.allocation=global"],
     "elsa_plus resumed": [*PLUS, "sparsity.allocation=global", "checkpoint.every_minutes=0", TWICE],
