@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
-# Run sweep=paper_ppl_tiny, kill it in the middle, run it again and report on it: no run may be done twice.
+# Run 13 runs of sweep=paper_ppl_tiny, kill them in the middle, go on and report on them: no run may be done twice.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 outputs=$(mktemp -d)
 trap 'rm -rf "$outputs"' EXIT
-timeout --signal=KILL "${1:-90}" .venv/bin/elsa sweep=paper_ppl_tiny paths.outputs="$outputs" || echo "killed"
+sweep=(sweep=paper_ppl_tiny method=dense,wanda,elsa,elsa_plus,finetuned/sparsegpt)
+sweep+=(sparsity=unstructured/50,unstructured/70,unstructured/90 paths.outputs="$outputs")
+timeout --signal=KILL "${1:-60}" .venv/bin/elsa "${sweep[@]}" || echo "killed"
 .venv/bin/elsa status paths.outputs="$outputs"
-.venv/bin/elsa sweep=paper_ppl_tiny paths.outputs="$outputs"
+.venv/bin/elsa "${sweep[@]}"
 .venv/bin/python - "$outputs"/sweeps/*/manifest.json <<'CHECK'
 import json, sys
 cells = json.load(open(sys.argv[1]))["cells"]

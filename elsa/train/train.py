@@ -1,6 +1,7 @@
 """The one place that trains: a model, a constraint on its weights, a budget."""
 
 import copy
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,8 @@ from elsa.train.constraint import Constraint
 from elsa.train.loop import Loop
 from elsa.train.optimizer import Optimizer
 from elsa.train.task import TrainingTask
+
+_log = logging.getLogger(__name__)
 
 Constrain = Callable[[Optimizer], Constraint]  # makes the constraint once the model has its dtype and its optimiser
 
@@ -38,6 +41,7 @@ def train(
         spread = None if task.ranks.size == 1 else _spread(model, columns, task)
         optimizer = Optimizer(trainable(model), task.training, task.precision)
         constraint = constrain(optimizer)
+        _warn_of_emulation(optimizer.device, task)
         if teacher is not None:
             _place(teacher, optimizer.device, task)
         loop = Loop(
@@ -47,6 +51,19 @@ def train(
     found = constraint.finish()
     held = found.get("bytes", {}) | state_bytes(model, optimizer)
     return loop.facts | found | {"training_tokens": windows_NL.numel(), "bytes": held}
+
+
+def _warn_of_emulation(device: torch.device, task: TrainingTask) -> None:
+    if device.type == "cpu" and task.training.autocast == "bfloat16" and not computes_bf16():
+        _log.warning(
+            "training.autocast=bfloat16: this processor has no bf16 arithmetic, and emulates it some ten times slower "
+            "than training.autocast=none, which computes in fp32"
+        )
+
+
+def computes_bf16() -> bool:
+    """Whether PyTorch has bf16 kernels for this CPU's matrix products."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _columns(model: nn.Module) -> set[str]:

@@ -14,9 +14,11 @@ from elsa.config.prune import PruneConfig
 from elsa.errors import UserError
 from elsa.method.base import Task
 from elsa.sparsity.pattern import Pattern
+from elsa.train.constraint import NoConstraint
 from elsa.train.loss import direct, next_token_loss, prove_chunks
 from elsa.train.rounding import rounded
-from elsa.train.train import state_bytes, teacher_of
+from elsa.train.task import TrainingTask
+from elsa.train.train import state_bytes, teacher_of, train
 from tests.conftest import random_model
 from tests.method.methods import PRECISION, TRAINING
 from tests.train.building import optimizer_of, run_loop
@@ -208,3 +210,14 @@ def test_a_model_in_bf16_is_what_its_checkpoint_gives(model, tmp_path):
         assert tensors.keys() == expected.keys()
         for name, tensor in tensors.items():
             assert torch.equal(tensor.to(expected[name].dtype), expected[name]), name  # Gemma rounds its scale itself
+
+
+@pytest.mark.parametrize(
+    ("autocast", "computed", "warns"), [("bfloat16", False, True), ("bfloat16", True, False), ("none", False, False)]
+)
+def test_bf16_on_a_processor_without_it_is_said_to_be_slow(windows, caplog, monkeypatch, autocast, computed, warns):
+    monkeypatch.setattr("elsa.train.train.computes_bf16", lambda: computed)
+    one_step = dataclasses.replace(TRAINING, steps=1, autocast=autocast)
+    task = TrainingTask(training=one_step, precision=PRECISION, windows=lambda count: windows[:count])
+    train(random_model("llama"), lambda optimizer: NoConstraint(), task)
+    assert ("training.autocast=bfloat16: this processor has no bf16" in caplog.text) == warns
