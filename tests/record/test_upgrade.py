@@ -30,7 +30,8 @@ def test_every_committed_record_is_read(bundle):
 
 
 def of_today(*overrides):
-    return settings(build(PruneConfig, compose("data.sequence_length=256", "training=short", *overrides)))
+    then = ["data.sequence_length=256", "training=short", "training.autocast=bfloat16"]
+    return settings(build(PruneConfig, compose(*then, *overrides)))
 
 
 @pytest.mark.parametrize(
