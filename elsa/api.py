@@ -156,7 +156,8 @@ def prune_model(
     random.seed(seed)
     torch.manual_seed(seed)
     pattern = (sparsity if isinstance(sparsity, Pattern) else _pattern(sparsity)).allocated(method.allocation)
-    training = (training or Training(warmup_steps=None)).warmed(method.warmup_steps)
+    training = training or Training(warmup_steps=None, hidden_distillation=None)
+    training = training.filled(method.warmup_steps, method.hidden_distillation)
     method.check(training)
 
     def windows(count: int) -> torch.Tensor:

@@ -227,6 +227,7 @@ NUMBERS = {
         "training.beta2",
         "training.gradient_clip",
         "training.distillation",
+        "training.hidden_distillation",
         "training.distinct_windows",
         "method.interval",
         "probe_every",

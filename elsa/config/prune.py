@@ -93,7 +93,8 @@ class PruneConfig(Shared):
     def __post_init__(self) -> None:
         """Where sparsity and training leave a choice to the method, make it, so that names and keys know it."""
         object.__setattr__(self, "sparsity", self.sparsity.allocated(self.method.allocation))
-        object.__setattr__(self, "training", self.training.warmed(self.method.warmup_steps))
+        filled = self.training.filled(self.method.warmup_steps, self.method.hidden_distillation)
+        object.__setattr__(self, "training", filled)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -76,6 +76,11 @@ class Method(ABC):
         """The first of `steps`, over which the learning rate rises, where `training.warmup_steps` is null."""
         return 0
 
+    @property
+    def hidden_distillation(self) -> float:
+        """Weight of the distance from dense hidden states where `training.hidden_distillation` is null."""
+        return 0.0
+
     def state_bytes(self, precision: Precision) -> float:
         """Bytes a prunable weight that a training method keeps beside weights, moments and gradients."""
         return 1.0 if self.prunes else 0.0  # the mask

@@ -19,8 +19,10 @@ from elsa.train.sparse import Projection, SparseConstraint
 
 @dataclass(frozen=True, kw_only=True)
 class ElsaPlus(Gradual):
-    """BEST with a start from another method's weights at a lower sparsity, a faster rise and a floor for every layer.
+    """BEST with a start from another method's weights at a lower sparsity, a faster rise, a floor for every layer, and
+    the dense model's hidden states to learn from where there is distillation.
 
+    `hidden_distillation`: its weight where `training.hidden_distillation` is null.
     `hard`: the weights themselves are projected at every update and train within their support until the next. Without
     it they are drawn to their sparse copy z by a penalty, as Elsa (arXiv:2510.01650) does, while the sparsity of z
     rises, and these shape how. `retention` and `dual_step`: u ← retention · (u + dual_step · (x − z)) (1 and 1: ADMM;
@@ -36,6 +38,7 @@ class ElsaPlus(Gradual):
     ramp_from: float = 0.65
     warmup_fraction: float = 0.1
     least_density: float = LEAST_DENSITY
+    hidden_distillation: float = 1.0
     hard: bool = True
     retention: float = 0.0
     dual_step: float = 1.0
@@ -52,6 +55,7 @@ class ElsaPlus(Gradual):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require(self.hidden_distillation >= 0, "hidden_distillation", self.hidden_distillation, "a weight from 0 up")
         require(0 <= self.retention <= 1, "retention", self.retention, "from 0 (no dual) to 1 (ADMM)")
         require(0 < self.dual_step <= 1, "dual_step", self.dual_step, "above 0, at most 1 (ADMM)")
         require(0 <= self.dual_from < 1, "dual_from", self.dual_from, "a share of the steps below 1")

@@ -135,10 +135,12 @@ def need(shape: Shape, training: Training, precision: Precision, length: int, *,
     activations = shape.activations
     if precision.activation_checkpointing:
         activations = shape.blocks * shape.boundary + shape.largest_block
+    if training.hidden_distillation:
+        activations += 2 * shape.blocks * shape.boundary  # the dense model's, and the difference
     logits = min(tokens, precision.loss_chunk or tokens) * shape.vocabulary * _LOGIT_BYTES
     gradients = (shape.largest if precision.gradient_release else shape.parameters) * weight
     update = shape.matrix * _UPDATE_BYTES if state > 1 else 0
-    alone, distilled = devices == 1, bool(training.distillation)
+    alone, distilled = devices == 1, training.distils
     whole = 0 if alone else max(shape.block, shape.outside) * weight  # a gradient before it is cut, and what is sent
     return Need(
         weights=_kept(shape, training, devices) * weight,
@@ -157,7 +159,7 @@ def _kept(shape: Shape, training: Training, devices: int) -> float:
     outside its blocks is whole on every rank.
     """
     own, dense = shape.parameters / devices, (shape.parameters - shape.outside) / devices + shape.outside
-    return own + dense if training.distillation else own
+    return own + dense if training.distils else own
 
 
 def bytes_a_weight(shape: Shape, training: Training, found: Need, devices: int) -> float:

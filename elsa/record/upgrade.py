@@ -10,8 +10,9 @@ _RENAMED = {"init": "start", "init_weights": "start_weights"}  # keys of Elsa+
 _ADDED: dict[str, dict[str, Any]] = {  # knobs that came later, with the value that changes nothing
     "ElsaPlus": {
         "dual_step": 1.0, "dual_from": 0.0, "dual_limit": None, "warmup_fraction": 0.0, "least_density": 0.1,
+        "hidden_distillation": 0.0,
     },
-    "Training": {"distinct_windows": None, "fixed_order": False},
+    "Training": {"distinct_windows": None, "fixed_order": False, "hidden_distillation": 0.0},
     "Text": {"held_out": 0.0, "column": "text"},
 }  # fmt: skip
 _NO_SETTINGS = {"probe_every", "activations", "device", "checkpoint", "plan"}  # once counted, without effect

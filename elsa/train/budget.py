@@ -18,8 +18,10 @@ class Training:
     rate rises from 0, null for the method's own. `decay_fraction`: the share of the steps, at the end, in which it
     falls linearly to 0 (1.0: from the first step, as in the paper). `gradient_clip`: largest global norm of the loss's
     gradient. `optimizer`: adam, or sgd with momentum beta1. `distillation`: weight of the KL divergence from the dense
-    model's next-token distribution; the rest of the loss is cross-entropy with the text. `distinct_windows`: how many
-    windows of text there are, null for as many as the budget takes; fewer are repeated epoch by epoch.
+    model's next-token distribution; the rest of the loss is cross-entropy with the text. `hidden_distillation`: weight
+    of the distance from the dense model's hidden states (`elsa.train.loss`), null for the method's own where there is
+    distillation. `distinct_windows`: how many windows of text there are, null for as many as the budget takes; fewer
+    are repeated epoch by epoch.
 
     Shapes: N windows of L tokens.
     """
@@ -36,6 +38,7 @@ class Training:
     gradient_clip: float = 1.0
     autocast: str = "bfloat16"
     distillation: float = 0.0
+    hidden_distillation: float | None = 0.0
     distinct_windows: int | None = None
     fixed_order: bool = False
 
@@ -54,13 +57,24 @@ class Training:
         require(0 <= self.beta2 < 1, "beta2", self.beta2, "in [0, 1), for example 0.95")
         require(self.gradient_clip > 0, "gradient_clip", self.gradient_clip, "positive, for example 1.0")
         require(0 <= self.distillation <= 1, "distillation", self.distillation, "a weight, 0 to 1")
+        weight = self.hidden_distillation is None or self.hidden_distillation >= 0
+        wanted = "a weight from 0 up, or null for the method's own"
+        require(weight, "hidden_distillation", self.hidden_distillation, wanted)
         some = self.distinct_windows is None or self.distinct_windows >= 1
         require(some, "distinct_windows", self.distinct_windows, "at least 1, or null for as many as the budget takes")
         require(self.autocast in ("bfloat16", "none"), "autocast", self.autocast, "known: bfloat16, none")
 
-    def warmed(self, own: Callable[[int], int]) -> "Training":
-        """With `own(steps)` for the steps of warm-up where it says none."""
-        return self if self.warmup_steps is not None else replace(self, warmup_steps=own(self.steps))
+    def filled(self, warmup_steps: Callable[[int], int], hidden_distillation: float) -> "Training":
+        """With these, of a method, where it leaves the choice to that."""
+        warm = warmup_steps(self.steps) if self.warmup_steps is None else self.warmup_steps
+        own = hidden_distillation if self.distillation else 0.0
+        hidden = own if self.hidden_distillation is None else self.hidden_distillation
+        return replace(self, warmup_steps=warm, hidden_distillation=hidden)
+
+    @property
+    def distils(self) -> bool:
+        """Whether it asks the dense model."""
+        return bool(self.distillation or self.hidden_distillation)
 
     def check_ranks(self, size: int) -> None:
         """Raise `UserError` if a step cannot be dealt out evenly to this many ranks."""

@@ -128,7 +128,12 @@ class Loop:
             windows = part.to(self._device, non_blocking=True).long()
             with self._autocast():
                 loss = weight * self._call(
-                    next_token_loss, windows, self._precision.loss_chunk, self._teacher, self._training.distillation
+                    next_token_loss,
+                    windows,
+                    self._precision.loss_chunk,
+                    self._teacher,
+                    self._training.distillation,
+                    self._training.hidden_distillation,
                 )
             (loss / self._parts.divisor).backward()
             losses.append(loss.detach())

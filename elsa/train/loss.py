@@ -5,7 +5,8 @@ Only scored tokens count (`elsa.data.scored`): all of a text, the answers of a c
 Shapes: N windows of L tokens (`windows_NL`), their ids (`ids_NL`), T next tokens, V words.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Protocol, cast
 
 import torch
@@ -16,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from elsa.data.scored import IGNORED, next_tokens, token_ids
 from elsa.distributed.ranks import ONE, Ranks
 from elsa.errors import UserError
+from elsa.model.weights import decoder_blocks
 from elsa.train.release import releasing
 
 
@@ -46,12 +48,49 @@ def next_token_loss(
     chunk: int | None = None,
     teacher: nn.Module | None = None,
     distillation: float = 0.0,
+    hidden: float = 0.0,
 ) -> torch.Tensor:
-    """(1 − distillation) · cross-entropy + distillation · KL(teacher ‖ model), mean over the scored tokens.
+    """(1 − distillation) · cross-entropy + distillation · KL(teacher ‖ model) + hidden · Σ_blocks ‖h − h'‖² / ‖h'‖².
 
-    It is 0 where there are none. With `chunk`, the logits of at most that many tokens exist at once; they are computed
-    again in the backward pass instead of being kept.
+    The last are hidden states after a block, h of the model and h' of the teacher (SquareHead, arXiv:2310.06927). All
+    are means over the scored tokens, and 0 where there are none. With `chunk`, the logits of at most that many tokens
+    exist at once; they are computed again in the backward pass instead of being kept.
     """
+    if teacher is None or not hidden:
+        return _prediction_loss(model, windows_NL, chunk, teacher, distillation)
+    with _outputs_of_blocks(model) as own, _outputs_of_blocks(teacher) as dense:
+        loss = _prediction_loss(model, windows_NL, chunk, teacher, distillation)
+    scored_NL = (next_tokens(windows_NL) != IGNORED).view(len(windows_NL), -1)
+    distances = [_distance(h, wanted, scored_NL) for h, wanted in zip(own, dense, strict=True)]
+    return loss + hidden * torch.stack(distances).sum()
+
+
+def _distance(hidden_NLH: torch.Tensor, wanted_NLH: torch.Tensor, scored_NL: torch.Tensor) -> torch.Tensor:
+    """Squared, relative, mean over the scored tokens."""
+    own, wanted = (each[:, :-1].float() for each in (hidden_NLH, wanted_NLH))
+    relative_NL = (own - wanted).square().sum(-1) / wanted.square().sum(-1)
+    return (relative_NL * scored_NL).sum() / scored_NL.sum().clamp_min(1)
+
+
+@contextmanager
+def _outputs_of_blocks(model: nn.Module) -> Iterator[list[torch.Tensor]]:
+    """Inside, a call of the model leaves the hidden states [N, L, H] after each of its decoder blocks in the list."""
+    found = list[torch.Tensor]()
+
+    def keep(block: nn.Module, inputs: object, output: Any) -> None:
+        found.append(output[0] if isinstance(output, tuple) else output)
+
+    hooks = [block.register_forward_hook(keep) for block in decoder_blocks(model)]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _prediction_loss(
+    model: nn.Module, windows_NL: torch.Tensor, chunk: int | None, teacher: nn.Module | None, distillation: float
+) -> torch.Tensor:
     ids_NL, targets = token_ids(windows_NL), next_tokens(windows_NL)
     scored = (targets != IGNORED).sum().clamp_min(1)
     if chunk is None or len(targets) <= chunk:

@@ -99,7 +99,7 @@ def teacher_of(model: nn.Module, task: TrainingTask) -> nn.Module | None:
 
     It waits in CPU memory: what prunes the model before the training needs the device.
     """
-    if not task.training.distillation:
+    if not task.training.distils:
         return None
     teacher = copy.deepcopy(model)
     task.precision.cast(teacher)

@@ -88,7 +88,7 @@ def training(**changes):
     settings = {
         "steps": 6, "batch_size": 2, "accumulation": 1, "optimizer": "adam", "learning_rate": 0.1, "warmup_steps": 0,
         "decay_fraction": 1.0, "beta1": 0.9, "beta2": 0.95, "gradient_clip": 1.0, "autocast": "none",
-        "distillation": 0.0, "distinct_windows": None,
+        "distillation": 0.0, "hidden_distillation": 0.0, "distinct_windows": None,
     }  # fmt: skip
     return Training(**settings | changes)
 

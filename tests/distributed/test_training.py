@@ -91,7 +91,7 @@ CASES = {
     **{f"{method} {pattern}": ((method, PATTERNS[pattern]), {}) for method in METHODS for pattern in PATTERNS},
     **{name: (("auto",), {"precision": precision}) for name, precision in PRECISIONS.items()},
     **{family: (("auto", UNSTRUCTURED, family), {}) for family in ("opt", "gpt2", "gemma2")},
-    "distilled": (("cosine",), {"training": replace(TRAINING, distillation=0.5)}),
+    "distilled": (("cosine",), {"training": replace(TRAINING, distillation=0.5, hidden_distillation=1.0)}),
     "bf16 autocast": (("auto",), {"training": replace(TRAINING, autocast="bfloat16")}),
     "answers": (("auto",), {"context": True}),
     "sgd": (("finetuned",), {"training": replace(TRAINING, optimizer="sgd")}),

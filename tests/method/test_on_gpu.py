@@ -69,7 +69,7 @@ PRECISIONS = {
 @pytest.mark.parametrize("penalty", [Constant(value=0.1), Auto()], ids=["constant", "auto"])
 @pytest.mark.parametrize("precision", PRECISIONS.values(), ids=PRECISIONS.keys())
 def test_every_precision_and_penalty_trains_there(windows, gpu, precision, penalty):
-    training = replace(TRAINING, distillation=0.5)
+    training = replace(TRAINING, distillation=0.5, hidden_distillation=1.0)
     given = {"precision": precision, "penalty": penalty, "training": training, "probe_every": 2}
     expected = pruned(METHODS["elsa"], windows, "cpu", **given)
     assert_same(pruned(METHODS["elsa"], windows, gpu.device, **given), expected, gpu)
@@ -105,7 +105,7 @@ def test_a_run_that_goes_on_there_is_the_same_run(tmp_path, windows, gpu, name, 
 
 def test_the_teacher_leaves_the_device_to_what_comes_before_the_training(windows, gpu):
     model = random_model("llama").to(gpu.device)
-    training = replace(TRAINING, distillation=0.5)
+    training = replace(TRAINING, distillation=0.5, hidden_distillation=1.0)
     teacher = teacher_of(model, Task(pattern=UNSTRUCTURED, windows=lambda count: windows[:count], training=training))
     assert {parameter.device.type for parameter in teacher.parameters()} == {"cpu"}
     assert {parameter.device.type for parameter in model.parameters()} == {"cuda"}

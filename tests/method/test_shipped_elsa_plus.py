@@ -87,7 +87,8 @@ def test_an_update_reports_the_energy_that_it_removes(run):
 
 @pytest.mark.parametrize("name", ["elsa_plus", "finetuned"])
 def test_the_teacher_is_the_dense_model_not_what_the_start_makes_of_it(config, windows, name):
-    one_step = dataclasses.replace(config.training, steps=1, warmup_steps=0, batch_size=4, autocast="none")
+    one_step = {"steps": 1, "warmup_steps": 0, "batch_size": 4, "autocast": "none", "hidden_distillation": 0.0}
+    one_step = dataclasses.replace(config.training, **one_step)
     given, ids = dataclasses.replace(task_of(config, windows), training=one_step), windows[:4].long()
     if name == "elsa_plus":
         start, method = config.method.start, dataclasses.replace(config.method, ramp_fraction=0.0)

@@ -128,6 +128,14 @@ def test_distillation_needs_the_dense_model_too():
     assert need(shape, distilled, PRECISION, 16, state=0.0, devices=1).weights == 2 * plain.weights
 
 
+def test_dense_hidden_states_are_held_through_the_step():
+    shape, plain = predicted("llama")
+    hidden = dataclasses.replace(TRAINING, hidden_distillation=1.0)
+    found = need(shape, hidden, PRECISION, 16, state=0.0, devices=1)
+    assert found.weights == 2 * plain.weights
+    assert found.activations == plain.activations + 2 * shape.blocks * shape.boundary
+
+
 def test_advice_stops_at_the_first_change_that_fits():
     _, plain = predicted("llama")
     half, quarter = dataclasses.replace(plain, weights=plain.weights / 2), dataclasses.replace(plain, weights=0)

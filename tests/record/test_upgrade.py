@@ -42,7 +42,7 @@ def of_today(*overrides):
         (
             "elsa_plus_tiny",
             "tiny-elsa_plus-",
-            ["method=elsa_plus", "method.warmup_fraction=0", "training.distillation=1"],
+            ["method=elsa_plus", "method.warmup_fraction=0", "method.hidden_distillation=0", "training.distillation=1"],
         ),
     ],
 )

@@ -403,6 +403,7 @@ def test_every_knob_changes_the_result(elsa):
             "precision.state=bfloat16", "precision.state=float8",
             "precision.state=float8 precision.dual=bfloat16", "precision.gradient_release=true",
             "precision.loss_chunk=8", "training.distillation=0.5", "training.distinct_windows=3",
+            "training.distillation=0.5 training.hidden_distillation=1",
         ],
         "sparsegpt": [
             "method.damping=1.0", "method.block_size=8", "method.match_reference=true", "method.calibration_windows=2",
@@ -431,7 +432,7 @@ def test_every_knob_changes_the_result(elsa):
             "method.start=null", "method.start=sparsegpt", "method.start_weights=true",
             "method.retention=0.5", "method.retention=0 method.hard=true", "method.polish_fraction=0.5",
             "method.dual_step=0.5", "method.dual_from=0.5", "method.dual_limit=0.1",
-            "training.distillation=0.5", "method.interval=2",
+            "training.distillation=0.5", "training.distillation=0.5 method.hidden_distillation=0", "method.interval=2",
             "method.start=null method.ramp_fraction=0.5",
             "method.start=null method.ramp_fraction=0.5 method.ramp_from=0.2",
             "penalty.contraction=3", "method.projection=euclidean",

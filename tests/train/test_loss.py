@@ -68,6 +68,35 @@ def test_tokens_that_are_context_are_read_and_not_scored(llama, windows, marked,
 
 
 @CHUNKS
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_hidden_states_are_drawn_to_the_teachers_block_by_block(windows, marked, family, chunk):
+    student, teacher = random_model(family, seed=1), random_model(family)
+    ids, given = windows[:4].long(), marked[:4].long()
+    found = [[], []]
+    for model, outputs in zip((student, teacher), found, strict=True):
+        layers = model.transformer.h if family == "gpt2" else model.model.layers
+        hooks = [layer.register_forward_hook(lambda m, a, out, to=outputs: to.append(out)) for layer in layers]
+        model(ids)
+        for hook in hooks:
+            hook.remove()
+    expected = 0.0
+    for own, wanted in zip(*found, strict=True):
+        own, wanted = (each[0] if isinstance(each, tuple) else each for each in (own, wanted))
+        each = [
+            ((own[n, place] - wanted[n, place]).double().norm() / wanted[n, place].double().norm()) ** 2
+            for n in range(4) for place in range(15) if marked[n, place + 1] >= 0
+        ]  # fmt: skip
+        expected = expected + torch.stack(each).mean()
+    logits = next_token_loss(student, given, chunk, teacher, 0.3)
+    both = next_token_loss(student, given, chunk, teacher, 0.3, 2.0)
+    torch.testing.assert_close((both - logits).double(), 2 * expected, rtol=1e-5, atol=0)
+    both.backward()
+    assert all(layer._forward_hooks == {} for model in (student, teacher) for layer in model.modules())
+    itself = next_token_loss(teacher, given, chunk, teacher, 1.0, 2.0)
+    assert abs(itself) < 1e-5
+
+
+@CHUNKS
 def test_without_a_scored_token_the_loss_is_0_and_has_no_gradient(llama, marked, chunk):
     loss = next_token_loss(llama, marked[2:3].long(), chunk)
     loss.backward()
