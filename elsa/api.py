@@ -29,7 +29,7 @@ from elsa.export.stored import Stored
 from elsa.files import file_name
 from elsa.method.base import Method, Task
 from elsa.model.loading import Pretrained, limits
-from elsa.model.weights import prunable_weights
+from elsa.model.weights import choose, prunable_weights
 from elsa.record.record import Record
 from elsa.run.evaluate import score
 from elsa.run.job import Finished, run_with_dense
@@ -85,6 +85,8 @@ def prune(
     *,
     data: str | Path | Sequence[str | Path] | None = None,
     steps: int | None = None,
+    include: Sequence[str] | None = None,
+    exclude: Sequence[str] = (),
     overrides: Iterable[str] = (),
 ) -> Run:
     """Prune, save, evaluate and record, as `elsa prune` does; a finished run is found and not run again.
@@ -92,12 +94,15 @@ def prune(
     `model`: a choice of `conf/model`, a folder, or a hub id. `method`: a choice of `conf/method`. `sparsity`: the
     fraction of zeros, or "keep:group" such as "2:4". `data`: a choice of `conf/data`, or files and folders of text, a
     tenth of which is held out for each of validation and test; None for the Python standard library's sources. `steps`:
-    of a method that trains. `overrides`: any further key, as on the command line ("training.learning_rate=1e-3").
+    of a method that trains. `include`, `exclude`: globs over names of weights ("*.down_proj"), which say what is pruned
+    (None: all) and what is not. `overrides`: any further key, as on the command line ("training.learning_rate=1e-3").
 
     Raises `UserError` for what cannot run, in the words of the command line.
     """
     given = [*_model(model), f"method={method}", *_sparsity(sparsity), *_data(data)]
     given += [] if steps is None else [f"training.steps={steps}"]
+    given += [] if include is None else [f"model.include={_listed(include)}"]
+    given += [f"model.exclude={_listed(exclude)}"] if exclude else []
     config = compose(*given, *overrides)
     run = build(PruneConfig, config)
     hub.use_mirror(run.paths.mirror)
@@ -142,6 +147,8 @@ def prune_model(
     training: Training | None = None,
     penalty: Penalty | None = None,
     precision: Precision | None = None,
+    include: Sequence[str] | None = None,
+    exclude: Sequence[str] = (),
     seed: int = 0,
 ) -> dict[str, Any]:
     """Prune an nn.Module in place, without files; facts about how it went.
@@ -149,10 +156,11 @@ def prune_model(
     `text`: token windows [N, L] of any integer type, of which the method takes the first that it needs; or a tokenizer,
     with which windows are cut from `data` (by default the Python standard library's sources, at most 256 tokens a
     window). `sparsity`: the fraction of zeros, "keep:group", or a `Pattern`. `training`, `penalty`, `precision`: of a
-    method that trains.
+    method that trains. `include`, `exclude`: as in `prune`; they hold until the next call with this model.
 
     Raises `UserError` for what cannot run.
     """
+    choose(model, include, exclude)
     random.seed(seed)
     torch.manual_seed(seed)
     pattern = (sparsity if isinstance(sparsity, Pattern) else _pattern(sparsity)).allocated(method.allocation)
@@ -211,7 +219,12 @@ def _data(data: str | Path | Sequence[str | Path] | None) -> list[str]:
     files = [data] if isinstance(data, (str, Path)) else list(data)
     if not files:
         raise UserError("data=[]: name a file, a folder, or a choice of conf/data")
-    return ["data=text", f"data.train=[{','.join(map(_quoted, files))}]", f"data.held_out={_HELD_OUT}"]
+    return ["data=text", f"data.train={_listed(files)}", f"data.held_out={_HELD_OUT}"]
+
+
+def _listed(values: Sequence[str | Path]) -> str:
+    """A list as Hydra's grammar wants it."""
+    return f"[{','.join(map(_quoted, values))}]"
 
 
 def _quoted(value: str | Path) -> str:

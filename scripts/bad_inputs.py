@@ -120,6 +120,11 @@ sparsity=n_of_m sparsity.pattern=4:2
 sparsity=n_of_m sparsity.pattern=3:5
 sparsity=n_of_m
 sparsity=n_of_m sparsity.pattern=0:4
+'model.exclude=[*.downproj]'
+'model.include=[model.layer.0.*]'
+'model.exclude=[model.*]'
+'model.include=[]'
+model.include=3
 sparsity.allocation=fair
 sparsity=2of4 sparsity.allocation=global
 method=elsa training.optimizer=adamw

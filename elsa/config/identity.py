@@ -18,7 +18,7 @@ def pruned_key(run: PruneConfig) -> Key:
     """What decides the pruned weights. Groups that the method does not read (a penalty for Wanda) do not count."""
     cache, model = Path(run.paths.cache), run.model
     question = _read_groups(run) | {
-        "model": model.identity(cache) | {"dtype": model.dtype, "bos": model.begin_with_bos},
+        "model": model.identity(cache) | {"dtype": model.dtype, "bos": model.begin_with_bos} | _choice(run),
         "method": described(run.method),
     }
     if run.method.uses_data:
@@ -55,7 +55,13 @@ def settings(run: PruneConfig) -> dict[str, Any]:
     Runs are averaged over seeds only where these are equal.
     """
     shared = {group: value for group, value in _read_groups(run).items() if group not in ("seed", "sparsity")}
-    return {"method": described(run.method)} | shared
+    return {"method": described(run.method)} | _choice(run) | shared
+
+
+def _choice(run: PruneConfig) -> dict[str, Any]:
+    """What says which weights are pruned, if it is not all and some are."""
+    given = {"include": run.model.include, "exclude": run.model.exclude} if run.method.prunes else {}
+    return {key: value for key, value in given.items() if value}
 
 
 def _read_groups(run: PruneConfig) -> dict[str, Any]:

@@ -44,6 +44,8 @@ class Safe(BlockwiseMethod):
     def prune_block(
         self, replay: BlockReplay | None, index: int, layers: dict[str, PrunableWeight], patterns: Patterns
     ) -> None:
+        if not layers:
+            return
         assert replay is not None, "it needs inputs"
         importance = self._importance(replay, index, layers)
         targets = replay.outputs(index)

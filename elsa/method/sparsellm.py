@@ -51,6 +51,8 @@ class SparseLLM(BlockwiseMethod):
     def prune_block(
         self, replay: BlockReplay | None, index: int, layers: dict[str, PrunableWeight], patterns: Patterns
     ) -> None:
+        if not layers:
+            return
         assert replay is not None, "it needs inputs"
         feed_forward = FeedForward.of(replay.blocks[index], layers)
         inside = {weight.name for weight in (*feed_forward.first, feed_forward.last)}
@@ -159,7 +161,7 @@ class FeedForward:
                 return cls([named[name] for name in first], named[last], activations[0])
         raise UserError(
             "method=sparsellm: it needs feed-forward parts of fc1, fc2 or gate_proj, up_proj, down_proj; "
-            f"this block has {', '.join(named)}"
+            f"of what is prunable this block has {', '.join(named)}"
         )
 
     @property

@@ -7,7 +7,7 @@ A source knows three things: `identity` (what decides the weights, as JSON), `ch
 import importlib.util
 import logging
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
@@ -26,7 +26,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from elsa import hub
-from elsa.errors import UserError, did_you_mean, require, require_name
+from elsa.errors import UserError, did_you_mean, require, require_name, under
 from elsa.export.stored import Stored, sparse_modules
 from elsa.files import known_hash, package_folder, write_folder_atomically
 from elsa.model.fitting import (
@@ -38,6 +38,7 @@ from elsa.model.fitting import (
     refuse_what_does_not_fit,
     skeleton_of,
 )
+from elsa.model.weights import choose
 
 _NEEDED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]  # config, weights, tokenizer, chat template
 _log = logging.getLogger(__name__)
@@ -46,11 +47,16 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSource(ABC):
-    """`dtype`: of the weights in memory. `begin_with_bos`: every token window starts with BOS, as Gemma needs it."""
+    """`dtype`: of the weights in memory. `begin_with_bos`: every token window starts with BOS, as Gemma needs it.
+
+    `include`, `exclude`: globs over the names of weights (`elsa.model.weights.choose`), which say what is prunable.
+    """
 
     name: str
     dtype: str = "float32"
     begin_with_bos: bool = False
+    include: list[str] | None = None
+    exclude: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         require_name("name", self.name)
@@ -91,7 +97,14 @@ class ModelSource(ABC):
         Where its files are in a folder, they are held against it: `UserError` if they do not fit.
         """
         config, folder = self.structure(cache), _folder(self.location(cache))
-        return empty_skeleton(self.name, config) if folder is None else skeleton_of(self.name, config, folder)
+        model = empty_skeleton(self.name, config) if folder is None else skeleton_of(self.name, config, folder)
+        self.choose(model)
+        return model
+
+    def choose(self, model: nn.Module) -> None:
+        """Have only the weights that `include` and `exclude` leave be prunable. `UserError` for globs without use."""
+        with under("model"):
+            choose(model, self.include, self.exclude)
 
     def tokenizer(self, cache: Path) -> PreTrainedTokenizerFast:
         """The model's tokenizer. Raises `UserError` if it has none that can be read."""
@@ -124,6 +137,7 @@ class ModelSource(ABC):
             model.generation_config = GenerationConfig.from_pretrained(sparse)
         refuse_what_does_not_fit(self.name, model, found)
         refuse_not_finite(self.name, model)
+        self.choose(model)
         moved = model.to(device)  # type: ignore[arg-type]  # wrapped without its own `self`
         return moved.eval(), self.tokenizer(cache)
 

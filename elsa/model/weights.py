@@ -2,10 +2,12 @@
 
 The blocks are the outermost `ModuleList` with the most parameters. Within them the weight of every linear layer
 (`nn.Linear`, or GPT-2's `Conv1D`, which stores [inputs, outputs]) is prunable; embeddings, norms, biases and the head
-are not.
+are not. `choose` leaves some of them out.
 """
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,8 +16,10 @@ from transformers.pytorch_utils import Conv1D
 
 from elsa.distributed.sharding import local, rows_as, rows_like
 from elsa.errors import UserError
+from elsa.globs import matches, refuse_idle
 
 MINIMUM_COVERAGE = 0.95
+_LEFT_OUT = "_elsa_left_out"  # attribute of a model, so that copies of it have it too
 
 
 @dataclass(frozen=True)
@@ -90,11 +94,38 @@ def decoder_blocks(model: nn.Module) -> nn.ModuleList:
     return max(outermost, key=lambda blocks: sum(p.numel() for p in blocks.parameters()))
 
 
+def choose(model: nn.Module, include: Collection[str] | None, exclude: Collection[str]) -> None:
+    """From now on only these weights of the model, and of copies of it, are prunable.
+
+    Globs over their names (`elsa.globs`): `include` None for all; what matches `exclude` is none in any case. Raises
+    `UserError` for a glob that matches nothing, and if nothing is left.
+    """
+    setattr(model, _LEFT_OUT, frozenset())
+    if include is None and not exclude:
+        return
+    names = prunable_weights(model)
+    refuse_idle("include", include or (), names)
+    refuse_idle("exclude", exclude, names)
+    chosen = [name for name in names if include is None or any(matches(name, glob) for glob in include)]
+    chosen = [name for name in chosen if not any(matches(name, glob) for glob in exclude)]
+    if not chosen:
+        key, given = ("exclude", exclude) if exclude else ("include", include)
+        raise UserError(f"{key}={list(given or ())}: every prunable weight is left out, so there is nothing to prune")
+    setattr(model, _LEFT_OUT, frozenset(names) - frozenset(chosen))
+
+
 def weights_by_block(model: nn.Module) -> list[dict[str, PrunableWeight]]:
     """The prunable weights of every decoder block, keyed by their name in `model.state_dict()`.
 
-    A weight that several blocks share (Zamba2) belongs to the first of them alone.
+    Without those that `choose` has left out, so that a block may have none. A weight that several blocks share (Zamba2)
+    belongs to the first of them alone.
     """
+    left_out: frozenset[str] = getattr(model, _LEFT_OUT, frozenset())
+    every = _all_by_block(model)
+    return [{name: weight for name, weight in own.items() if name not in left_out} for own in every]
+
+
+def _all_by_block(model: nn.Module) -> list[dict[str, PrunableWeight]]:
     blocks, seen = decoder_blocks(model), set[int]()
     path = next(name for name, module in model.named_modules() if module is blocks)
     found = []
@@ -118,18 +149,38 @@ def _linear_weights(block: nn.Module, prefix: str) -> dict[str, PrunableWeight]:
 
 @dataclass(frozen=True)
 class Coverage:
-    """How much of the blocks' weight matrices will be pruned."""
+    """How much of the blocks' weight matrices will be pruned.
+
+    `left_out`: by `choose`, which could be pruned too; names and entries.
+    """
 
     prunable: int
     total: int
     unreached: list[str]
+    left_out: dict[str, int] = field(default_factory=dict)
 
     @property
     def share(self) -> float:
-        return self.prunable / self.total
+        """Of the entries that can be pruned, those that were left out among them."""
+        return (self.prunable + sum(self.left_out.values())) / self.total
 
     def __str__(self) -> str:
-        return f"{self.share:.1%} of {self.total:,} block weights are prunable"
+        said = f"{self.prunable / self.total:.1%} of {self.total:,} block weights are prunable"
+        if not self.left_out:
+            return said
+        share = sum(self.left_out.values()) / self.total
+        return f"{said}, {share:.1%} were left out on purpose ({len(self.left_out)} matrices)"
+
+    def of_all(self) -> "Coverage":
+        """That of the same model with nothing left out."""
+        return replace(self, prunable=self.prunable + sum(self.left_out.values()), left_out={})
+
+    def facts(self) -> dict[str, Any]:
+        """For a record."""
+        found = asdict(self)
+        if not self.left_out:
+            del found["left_out"]
+        return found
 
     def check(self) -> None:
         """Raise `UserError` with the names of what was not reached if the share is below 95 %."""
@@ -144,14 +195,16 @@ class Coverage:
 def coverage(model: nn.Module) -> Coverage:
     """Count the weights of the blocks with two or more dimensions, and those of them that are prunable."""
     blocks = decoder_blocks(model)
-    reached = {id(weight.parameter) for weight in prunable_weights(model).values()}
+    chosen, every = prunable_weights(model), {n: weight for own in _all_by_block(model) for n, weight in own.items()}
+    reached = {id(weight.parameter) for weight in every.values()}
     matrices = {name: p for name, p in blocks.named_parameters() if p.dim() >= 2}
     if not matrices:
         raise UserError("model: its blocks hold no weight matrices")
     return Coverage(
-        prunable=sum(p.numel() for p in matrices.values() if id(p) in reached),
+        prunable=sum(weight.numel for weight in chosen.values()),
         total=sum(p.numel() for p in matrices.values()),
         unreached=[name for name, p in matrices.items() if id(p) not in reached],
+        left_out={name: weight.numel for name, weight in every.items() if name not in chosen},
     )
 
 

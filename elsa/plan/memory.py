@@ -71,13 +71,21 @@ class Need:
         return held + max(self.activations + self.logits, self.gradients)
 
 
-def measure(config: PretrainedConfig, training: Training, weights: str, length: int) -> Shape:
+def measure(
+    config: PretrainedConfig,
+    training: Training,
+    weights: str,
+    length: int,
+    choose: Callable[[nn.Module], object] = lambda model: None,
+) -> Shape:
     """Run one part of a step (batch_size / accumulation windows of `length` tokens) on fake tensors.
 
-    `weights`: their dtype; fp32 ones are cast under autocast, and the casts are saved too.
+    `weights`: their dtype; fp32 ones are cast under autocast, and the casts are saved too. `choose`: says which of the
+    model's weights are prunable.
     """
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, weights))
+        choose(model)
         model.eval()  # some families draw random numbers in training mode, which fake tensors do not have
         blocks = decoder_blocks(model)
         saved, bounds = _Saved(model), []

@@ -207,6 +207,8 @@ def _head(about: Published) -> str:
         if coverage:
             prunable, total = _count(coverage["prunable"]), _count(coverage["total"])
             lines[-1] += f" Prunable are {prunable} of the {total} weights of its decoder blocks."
+        if of_blocks := sparsity.get("of_blocks"):
+            lines[-1] += f" {_choice(record)}; of all block weights {of_blocks['counted']:.4%} are zero."
         lines[-1] += " Embeddings, norms, biases and the head are not pruned and not counted."
     else:
         lines = [f"{base}, trained on but not pruned, {by}: a model to compare pruned ones with."]
@@ -218,6 +220,15 @@ def _head(about: Published) -> str:
             "the model named here is stated by who published this."
         )
     return f"# {about.name}\n\n" + "\n\n".join(lines)
+
+
+def _choice(record: Record) -> str:
+    """Which weights were left out of the pruning, as it was asked for."""
+    asked = {key: record["settings"].get(key) for key in ("include", "exclude")}
+    globs = "; ".join(
+        f"{key} {', '.join(f'`{_code(glob)}`' for glob in given)}" for key, given in asked.items() if given
+    )
+    return f"Left out on purpose were {len(record['coverage']['left_out'])} matrices ({globs})"
 
 
 def _use(about: Published) -> str:

@@ -146,8 +146,13 @@ def grids(records: list[Record]) -> list[Grid]:
     parts: dict[tuple[Any, ...], list[Record]] = {}
     for name, protocol, alike in scored_alike(records):
         for record in alike:
-            parts.setdefault((record["model"], _key(record["config"]["model"]), name, protocol), []).append(record)
+            parts.setdefault((record["model"], _model_key(record), name, protocol), []).append(record)
     return [_grid(model, name, protocol, found) for (model, _, name, protocol), found in parts.items()]
+
+
+def _model_key(record: Record) -> str:
+    """What tells models of one name apart; which of their weights are pruned is a setting."""
+    return _key({key: value for key, value in record["config"]["model"].items() if key not in ("include", "exclude")})
 
 
 def _grid(model: str, name: str, protocol: tuple[Any, ...], records: list[Record]) -> Grid:
@@ -213,7 +218,7 @@ def _by_pattern(
     """(model, pattern, its records and the dense ones) that were scored alike; what is dense alone is left out."""
     parts: dict[tuple[Any, ...], list[Record]] = {}
     for record in records:
-        model = (record["model"], _key(record["config"]["model"]), str(protocol(record[kind])))
+        model = (record["model"], _model_key(record), str(protocol(record[kind])))
         parts.setdefault(model, []).append(record)
     found = []
     for (model, *_), scored in parts.items():

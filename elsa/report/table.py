@@ -30,12 +30,18 @@ def columns(records: list[Record]) -> tuple[list[str], list[list[str]]]:
         scores = [record["perplexity"].get(name) for name in sets]
         facts = record["facts"]
         tokens = facts.get("calibration_tokens", 0) + facts.get("training_tokens", 0)
-        row = [record["method"], f"{record['sparsity']['counted']:.4%}"]
+        row = [record["method"], _sparsity(record["sparsity"])]
         row += [in_words(score["perplexity"], 2) if score else "--" for score in scores]
         row += [_average(record.get(kind)) for kind in kinds]
         row += [f"{tokens:,}", f"{record['seconds']['prune']:,.1f}", f"{record['peak_memory_bytes'] / 2**30:.2f} GiB"]
         rows.append([record["model"], *row] if several else row)
     return (["model", *headers] if several else headers), rows
+
+
+def _sparsity(counted: dict[str, Any]) -> str:
+    """Of what was pruned, and of all block weights where some of them were left out."""
+    of_blocks = counted.get("of_blocks")
+    return f"{counted['counted']:.4%}" + (f" ({of_blocks['counted']:.4%} of all)" if of_blocks else "")
 
 
 def _average(scores: dict[str, Any] | None) -> str:

@@ -31,7 +31,7 @@ from elsa.files import content_hash, file_hash, file_name, write_json
 from elsa.model.loading import Pretrained, limits
 from elsa.record.environment import environment
 from elsa.report.table import console
-from elsa.run.saved import record_of
+from elsa.run.saved import left_out, record_of
 
 _MB = 1e6
 
@@ -63,7 +63,8 @@ def bench(composed: DictConfig) -> None:
 def timed(run: BenchConfig, device: torch.device) -> dict[str, Any]:
     """The model of `run`, timed at every size of its batch."""
     name, path = file_name(run.model_folder.resolve().name), str(run.model_folder)
-    sources = [Pretrained(name=name, path=path, dtype=dtype) for dtype in run.dense]
+    record = record_of(run)
+    sources = [Pretrained(name=name, path=path, dtype=dtype, exclude=left_out(record)) for dtype in run.dense]
     models = [source.load(Path(run.paths.cache), str(device))[0] for source in sources]
     found = limits(models[0])
     longest = found["positions"]
@@ -76,9 +77,8 @@ def timed(run: BenchConfig, device: torch.device) -> dict[str, Any]:
     with torch._dynamo.config.patch(recompile_limit=8 * len(every) * len(run.batch)):  # one forward, many models
         batches = [_batch(run, every, size, found["vocabulary"] or 1, speed) for size in run.batch]
     weights = {path.name: file_hash(path) for path in sorted(run.model_folder.glob("*.safetensors"))}
-    record = record_of(run) or {}
     return {
-        "checkpoint": run.checkpoint, "run": record.get("name"), "weights_sha256": weights,
+        "checkpoint": run.checkpoint, "run": (record or {}).get("name"), "weights_sha256": weights,
         "threads": torch.get_num_threads(), "bandwidth": speed, "environment": environment(str(device)),
         "batches": batches,
     }  # fmt: skip

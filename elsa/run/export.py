@@ -23,7 +23,7 @@ from elsa.model.loading import Pretrained
 from elsa.model.weights import prunable_weights
 from elsa.record.record import Record
 from elsa.run.evaluate import score
-from elsa.run.saved import record_of
+from elsa.run.saved import left_out, record_of
 
 _MB = 1e6
 
@@ -47,7 +47,8 @@ def export(composed: DictConfig) -> None:
 def exported(run: ExportConfig, record: Record | None) -> dict[str, Any]:
     """Write the folder; what its export.json says. `record`: that of the model's run, if there is one."""
     name = file_name(run.model_folder.resolve().name)
-    cache, source = Path(run.paths.cache), Pretrained(name=name, path=str(run.model_folder))
+    source = Pretrained(name=name, path=str(run.model_folder), exclude=left_out(record))
+    cache = Path(run.paths.cache)
     source.tokenizer(cache)  # refused before it is copied
     skeleton, stored = source.skeleton(cache), Stored(run.model_folder)
     matrices = {name: weight.transposed for name, weight in prunable_weights(skeleton).items()}

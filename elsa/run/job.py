@@ -73,7 +73,7 @@ def run_with_dense(run: PruneConfig, config: dict[str, Any], ranks: Ranks = ONE)
     alone = f"it runs in {ranks.size} here; start it with elsa, torchrun or srun"
     require(run.ranks == ranks.size, "devices", run.ranks, alone)
     covered = ranks.once(lambda: check_prune(run))
-    finished = [run_alone(*dense_of(run, config), covered, None, ranks)]
+    finished = [run_alone(*dense_of(run, config), covered.of_all(), None, ranks)]
     if not isinstance(run.method, Dense):
         finished.append(run_alone(run, config, covered, finished[0], ranks))
     return finished
@@ -81,7 +81,9 @@ def run_with_dense(run: PruneConfig, config: dict[str, Any], ranks: Ranks = ONE)
 
 def dense_of(run: PruneConfig, config: dict[str, Any]) -> tuple[PruneConfig, dict[str, Any]]:
     """The run of the dense model that this one is compared with, and its config."""
-    return dataclasses.replace(run, method=Dense()), config | {"method": _DENSE}
+    model = dataclasses.replace(run.model, include=None, exclude=[])
+    dense = {"method": _DENSE, "model": config["model"] | {"include": None, "exclude": []}}
+    return dataclasses.replace(run, method=Dense(), model=model), config | dense
 
 
 def run_alone(
@@ -295,6 +297,8 @@ class _Job:
         if changes := outcome["facts"].pop("mask_changes", None):
             write_json(self._folder / "mask_changes.json", changes)
         outcome |= {"sparsity": _save_and_count(self._run, model, whole, tokenizer, self._folder)}
+        if covered.left_out:
+            outcome["sparsity"] |= {"of_blocks": _of_blocks(outcome["sparsity"], self._folder / "model", covered)}
         outcome |= {"weights_sha256": _weights_hashes(self._folder / "model")}
         pruned = self._described(covered) | outcome | {"dtype": str(model.dtype).removeprefix("torch.")}
         if (self._folder / "model").is_dir():
@@ -308,7 +312,7 @@ class _Job:
         return {
             "name": self._folder.name, **{key: self._labels[key] for key in ("model", "method", "pattern", "seed")},
             "key": self._names.pruned._asdict(), "settings": settings(self._run), "seconds": seconds,
-            "coverage": dataclasses.asdict(covered), "device": self._device, "config": science,
+            "coverage": covered.facts(), "device": self._device, "config": science,
             "environment": environment(self._device), "evaluations": [],
         }  # fmt: skip
 
@@ -403,6 +407,13 @@ def _save_and_count(
     zeros, numel = (sum(count[key] for count in counts.values()) for key in ("zeros", "numel"))
     asked = run.sparsity.sparsity if run.method.prunes else 0.0
     return {"asked": asked, "counted": zeros / numel, "zeros": zeros, "numel": numel, "tensors": counts}
+
+
+def _of_blocks(counted: dict[str, Any], saved: Path, covered: Coverage) -> dict[str, Any]:
+    """Zeros of all weights of the blocks, what was left out too. `counted`: those of what was pruned."""
+    others = count_zeros(saved, list(covered.left_out)).values()
+    zeros = counted["zeros"] + sum(count["zeros"] for count in others)
+    return {"counted": zeros / covered.total, "zeros": zeros, "numel": covered.total}
 
 
 def _with_scores_of(record: Record | None, pruned: Record) -> Record:

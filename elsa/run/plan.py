@@ -63,7 +63,7 @@ def _measuring(run: PruneConfig) -> ShapeOf:
 
     @functools.cache
     def shape_of(training: Training, weights: str) -> Shape:
-        return measure(config, training, weights, _length(run))
+        return measure(config, training, weights, _length(run), run.model.choose)
 
     return shape_of
 

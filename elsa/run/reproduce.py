@@ -52,7 +52,7 @@ def _run(record: Record, paths: dict[str, Any], where: str) -> Record:
         raise UserError(f"{where}: its config is none of this version: {error}") from error
     covered, dense = check_prune(run), None
     if evaluation.keys() & set(TASK_SCORES) and not isinstance(run.method, Dense):
-        dense = run_alone(*dense_of(run, config), covered, None)
+        dense = run_alone(*dense_of(run, config), covered.of_all(), None)
     return run_alone(run, config, covered, dense).record
 
 

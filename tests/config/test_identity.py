@@ -21,7 +21,7 @@ def test_the_same_question_has_the_same_name():
 @pytest.mark.parametrize(
     "change",
     ["seed=1", "sparsity.ratio=0.6", "training.steps=64", "data.sequence_length=128", "penalty.contraction=3",
-     "model.dtype=bfloat16", "method.projection=euclidean"],
+     "model.dtype=bfloat16", "method.projection=euclidean", "model.include=[*.mlp.*]", "model.exclude=[*.mlp.*]"],
 )  # fmt: skip
 def test_whatever_can_change_the_result_changes_the_name(change):
     assert name(change) != name()
@@ -29,7 +29,15 @@ def test_whatever_can_change_the_result_changes_the_name(change):
 
 @pytest.mark.parametrize(
     "change",
-    ["paths.outputs=x", "tracker=wandb", "device=cpu", "eval.windows=3", "probe_every=7", "activations=disk"],
+    [
+        "paths.outputs=x",
+        "tracker=wandb",
+        "device=cpu",
+        "eval.windows=3",
+        "probe_every=7",
+        "activations=disk",
+        "model.exclude=[]",
+    ],
 )
 def test_whatever_cannot_does_not(change):
     assert name(change) == name()
@@ -48,6 +56,7 @@ def test_a_number_is_the_same_however_it_is_written(key):
         (["method=wanda"], "training.steps=64"),
         (["method=magnitude"], "seed=1"),
         (["method=dense"], "sparsity.ratio=0.9"),
+        (["method=dense"], "model.exclude=[*.mlp.*]"),
         (["method=finetuned", "method.start=dense"], "sparsity.ratio=0.9"),
     ],
 )
