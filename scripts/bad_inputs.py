@@ -126,6 +126,17 @@ sparsity=n_of_m sparsity.pattern=0:4
 'model.include=[]'
 model.include=3
 sparsity.allocation=fair
+'sparsity.levels={*.mpl.*:0.9}'
+'sparsity.levels={*.mlp.*:1}'
+'sparsity.levels={*.mlp.*:high}'
+'sparsity.levels={*:0}'
+'sparsity.levels={}'
+sparsity.levels=/nonexistent.txt
+sparsity.levels=/dev/null
+sparsity.levels=3
+'sparsity.levels={*:0.5}' sparsity.allocation=global
+sparsity.allocation=levels
+sparsity=2of4 'sparsity.levels={*:0.5}'
 sparsity=2of4 sparsity.allocation=global
 method=elsa training.optimizer=adamw
 method=elsa training.autocast=float16

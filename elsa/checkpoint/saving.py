@@ -1,6 +1,6 @@
 """Save a pruned model as dense safetensors with exact zeros, and count what really is on disk."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -40,18 +40,20 @@ def count_zeros(folder: Path, names: list[str]) -> dict[str, dict[str, int]]:
     return {name: counts[name] for name in names}
 
 
-def check_pattern(folder: Path, transposed: dict[str, bool], pattern: Pattern) -> None:
-    """Raise `UserError` if a saved weight, or all together under a global budget, misses zeros of the pattern.
+def check_pattern(
+    folder: Path, transposed: dict[str, bool], pattern: Pattern, of_each: Mapping[str, Pattern] | None = None
+) -> None:
+    """Raise `UserError` if a saved weight, or all together under one budget, misses zeros of the pattern.
 
-    `transposed`: names, and whether the weight is stored as [I, O].
+    `transposed`: names, and whether the weight is stored as [I, O]. `of_each`: the pattern of each where that is known.
     """
-    wanted, found, uniform = 0, 0, pattern.allocation == "uniform"  # a method may round in every row
+    wanted, found, known = 0, 0, of_each is not None or pattern.allocation == "uniform"
     for name, tensor in _tensors(folder, set(transposed)):
         weight = tensor.t() if transposed[name] else tensor
         if pattern.group is None:
-            its_wanted, its_found = pattern.zeros(weight.numel()), int((weight == 0).sum())
-            its_wanted -= weight.shape[0]
-            short = uniform and its_found < its_wanted
+            its_wanted, its_found = (of_each or {}).get(name, pattern).zeros(weight.numel()), int((weight == 0).sum())
+            its_wanted -= weight.shape[0]  # a method may round in every row
+            short = known and its_found < its_wanted
             wanted, found = wanted + its_wanted, found + its_found
         else:
             its_wanted = pattern.group - round(pattern.group * pattern.sparsity)
@@ -61,7 +63,7 @@ def check_pattern(folder: Path, transposed: dict[str, bool], pattern: Pattern) -
             raise UserError(
                 f"{folder}: {name} misses pattern {pattern.pattern}: wanted {its_wanted}, found {its_found}"
             )
-    if not uniform and found < wanted:
+    if not known and found < wanted:
         raise UserError(f"{folder}: misses pattern {pattern.pattern}: wanted {wanted} zeros, found {found}")
 
 

@@ -4,7 +4,7 @@ A check gives a line about what it found, or raises `UserError`.
 """
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 
@@ -20,7 +20,10 @@ from elsa.errors import UserError, require, under
 from elsa.files import check_writable, file_hash, read_json
 from elsa.layerwise.activations import PLACES
 from elsa.model.loading import limits
-from elsa.model.weights import Coverage, coverage, prunable_weights
+from elsa.model.weights import Coverage, PrunableWeight, coverage, prunable_weights
+from elsa.sparsity.allocation import patterns_by_level
+from elsa.sparsity.levels import wanted_levels
+from elsa.sparsity.pattern import Pattern
 from elsa.track.memory import machine_bytes
 
 _GIB = 2**30
@@ -195,13 +198,25 @@ def _method(run: PruneConfig) -> str:
 def _pattern(run: PruneConfig, answers: Answers) -> str:
     if not run.method.prunes:
         return "dense"
-    group = run.sparsity.group
-    for name, weight in prunable_weights(_skeleton(run, answers)).items():
+    group, weights = run.sparsity.group, prunable_weights(_skeleton(run, answers))
+    for name, weight in weights.items():
         inputs = weight.value_OI.shape[1]
         divides = group is None or inputs % group == 0
         wanted = f"{name} has {inputs} inputs, no multiple of {group}"
         require(divides, "sparsity.pattern", run.sparsity.pattern, wanted)
-    return run.sparsity.name
+    return run.sparsity.name + _of_levels(run.sparsity, weights)
+
+
+def _of_levels(pattern: Pattern, weights: Mapping[str, PrunableWeight]) -> str:
+    """What becomes of the levels that were asked for."""
+    if pattern.levels is None:
+        return ""
+    sizes = {name: weight.numel for name, weight in weights.items()}
+    with under("sparsity"):
+        wanted = wanted_levels(pattern.levels, list(sizes), pattern.sparsity)
+        shares = [each.sparsity for each in patterns_by_level(pattern, sizes).values()]
+    asked = sum(level * size for level, size in zip(wanted, sizes.values(), strict=True)) / sum(sizes.values())
+    return f", {min(shares):.2%} to {max(shares):.2%} of a weight (as written they make {asked:.2%} in all)"
 
 
 def _device(given: str) -> str:

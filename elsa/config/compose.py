@@ -1,6 +1,7 @@
 """From overrides to Hydra's composed config, and from that to plain data."""
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, cast
 
 import hydra
@@ -9,9 +10,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from elsa.config.choices import CONF, file_of, groups
-from elsa.errors import UserError, did_you_mean, in_one_line
+from elsa.errors import UserError, did_you_mean, in_one_line, under
 from elsa.files import content_hash, file_name
 from elsa.method.registry import check_registered
+from elsa.sparsity.levels import read_levels
 
 
 def compose(*overrides: str, command: str = "prune") -> dict[str, Any]:
@@ -27,8 +29,14 @@ def compose(*overrides: str, command: str = "prune") -> dict[str, Any]:
 
 
 def plain(composed: DictConfig) -> dict[str, Any]:
-    """Resolve all interpolations. A method named in `method.start` is replaced by that method's config, and so on."""
+    """Resolve all interpolations. A method named in `method.start` is replaced by that method's config, and so on; a
+    file named in `sparsity.levels` by what it holds, so that a record needs no file.
+    """
     config = cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True))
+    sparsity = config.get("sparsity")
+    if isinstance(sparsity, dict) and isinstance(sparsity.get("levels"), str):
+        with under("sparsity"):
+            sparsity["levels"] = read_levels("levels", Path(sparsity["levels"]))
     method, key = config.get("method"), "method.start"
     while isinstance(method, dict):
         name = method.get("start")

@@ -9,8 +9,10 @@ from typing import Any
 
 from elsa.config.prune import PruneConfig
 from elsa.evaluation.base import Evaluation
+from elsa.files import content_hash
 from elsa.record.key import Key, described
 
+_FEW = 6  # levels that are named one by one
 _GROUPS = ("sparsity", "data", "seed", "training", "penalty", "precision")
 
 
@@ -55,7 +57,7 @@ def settings(run: PruneConfig) -> dict[str, Any]:
     Runs are averaged over seeds only where these are equal.
     """
     shared = {group: value for group, value in _read_groups(run).items() if group not in ("seed", "sparsity")}
-    return {"method": described(run.method)} | _choice(run) | shared
+    return {"method": described(run.method)} | _choice(run) | _levels(run) | shared
 
 
 def _choice(run: PruneConfig) -> dict[str, Any]:
@@ -64,5 +66,17 @@ def _choice(run: PruneConfig) -> dict[str, Any]:
     return {key: value for key, value in given.items() if value}
 
 
+def _levels(run: PruneConfig) -> dict[str, str]:
+    """Sparsity by name, in words that fit a table."""
+    levels = (run.sparsity.levels or {}) if run.method.prunes else {}
+    said = ", ".join(f"{glob} {level:g}" for glob, level in levels.items())
+    short = said if len(levels) <= _FEW else f"{len(levels)} of hash {content_hash(list(levels.items()), 8)}"
+    return {"levels": short} if levels else {}
+
+
 def _read_groups(run: PruneConfig) -> dict[str, Any]:
-    return {group: described(getattr(run, group)) for group in _GROUPS if group in run.method.reads}
+    found = {group: described(getattr(run, group)) for group in _GROUPS if group in run.method.reads}
+    if "sparsity" in found:
+        found["sparsity"] |= {"levels": list(map(list, (run.sparsity.levels or {}).items()))}  # their order counts
+        found["sparsity"] = {key: value for key, value in found["sparsity"].items() if key != "levels" or value}
+    return found

@@ -57,6 +57,6 @@ class Refining(Following):
         dense = {name: weight.value_OI.to("cpu", copy=True) for name, weight in prunable_weights(model).items()}
         facts = self.start.apply(model, task)
         windows, refiner = task.windows(self.calibration_windows), self._refiner(dense)
-        placed = replace(task, pattern=replace(task.pattern, allocation="uniform"))  # `start` has spent the budget
+        placed = replace(task, pattern=task.pattern.spent())  # `start` has spent the budget
         prune_together(model, refiner, placed, windows)
         return facts | {"calibration_tokens": windows.numel()} | refiner.facts()

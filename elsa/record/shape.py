@@ -31,7 +31,7 @@ Count = Annotated[int, Field(ge=0, le=_MOST)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Seconds = Annotated[float, Field(ge=0, le=_MOST)]
-Label = Annotated[str, Field(pattern=r"^(dense|[\d.e+-]+%( global)?|\d+:\d+)$")]
+Label = Annotated[str, Field(pattern=r"^(dense|[\d.e+-]+%( global| levels)?|\d+:\d+)$")]
 
 
 class _Group(BaseModel):
@@ -66,6 +66,7 @@ class _Asked(_Group):
     pattern: str
     ratio: float | None
     allocation: str | None = "uniform"
+    levels: dict[str, float] | None = None
 
     @model_validator(mode="after")
     def _is_known(self) -> "_Asked":

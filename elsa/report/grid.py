@@ -173,7 +173,7 @@ def _grid(model: str, name: str, protocol: tuple[Any, ...], records: list[Record
         cells[f"{number.method} (published)", number.sparsity.name] = Cell([number.perplexity])
     notes = [f"{n.method} at {n.sparsity.name}, {n.perplexity:g}: published, by {n.provenance}" for n in theirs]
     orders = {record["pattern"]: _order(record) for record in pruned}
-    orders |= {number.sparsity.name: _place(number.sparsity) for number in theirs}
+    orders |= {number.sparsity.name: _place(number.sparsity, number.allocation) for number in theirs}
     patterns = sorted({pattern for _, pattern in cells}, key=orders.__getitem__)
 
     def height(row: str) -> float:
@@ -183,17 +183,17 @@ def _grid(model: str, name: str, protocol: tuple[Any, ...], records: list[Record
     return Grid(title, sorted({row for row, _ in cells}, key=height, reverse=True), patterns, cells, notes)
 
 
-def _order(record: Record) -> tuple[bool, bool, float]:
+def _order(record: Record) -> tuple[bool, str, float]:
     """Where a record's pattern stands in a table: from few zeros to many, one budget after equal shares, then N:M."""
     asked = record["config"].get("sparsity")
     if asked is None:  # a folder that no run left
-        return (False, False, record["sparsity"]["counted"])
+        return (False, "", record["sparsity"]["counted"])
     allocation = Pattern.allocation_of(record["pattern"])
-    return _place(Pattern(pattern=asked["pattern"], ratio=asked["ratio"], allocation=allocation))
+    return _place(Pattern(pattern=asked["pattern"], ratio=asked["ratio"]), allocation)
 
 
-def _place(pattern: Pattern) -> tuple[bool, bool, float]:
-    return (pattern.group is not None, pattern.allocation == "global", pattern.sparsity)
+def _place(pattern: Pattern, allocation: str) -> tuple[bool, str, float]:
+    return (pattern.group is not None, "" if allocation == "uniform" else allocation, pattern.sparsity)
 
 
 def accuracy_grids(records: list[Record]) -> list[Grid]:

@@ -5,7 +5,7 @@ import gc
 import logging
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
@@ -39,13 +39,15 @@ from elsa.files import (
 from elsa.method.base import Task
 from elsa.method.dense import Dense
 from elsa.model.loading import ModelSource, Pretrained, limits
-from elsa.model.weights import Coverage, prunable_weights
+from elsa.model.weights import Coverage, PrunableWeight, prunable_weights
 from elsa.record.environment import environment
 from elsa.record.key import Key
 from elsa.record.record import Record, evaluation_of, read_pruned, read_record, scored, write_record
 from elsa.record.scores import TASK_SCORES, against_dense
 from elsa.report.figure import mask_change_figure, sparsity_figure
 from elsa.report.table import score_tables
+from elsa.sparsity.allocation import patterns_by_level
+from elsa.sparsity.pattern import Pattern
 from elsa.track import Outcome, TrackedRun, Tracker
 from elsa.track.memory import peak_bytes, reset_peak
 from elsa.track.none import NoTracker
@@ -403,10 +405,17 @@ def _save_and_count(
         counts = count_zeros(folder / "model", list(weights))
     if run.method.prunes:
         transposed = {name: weight.transposed for name, weight in weights.items()}
-        check_pattern(folder / "model", transposed, run.sparsity)
+        check_pattern(folder / "model", transposed, run.sparsity, _levels(run, weights))
     zeros, numel = (sum(count[key] for count in counts.values()) for key in ("zeros", "numel"))
     asked = run.sparsity.sparsity if run.method.prunes else 0.0
     return {"asked": asked, "counted": zeros / numel, "zeros": zeros, "numel": numel, "tensors": counts}
+
+
+def _levels(run: PruneConfig, weights: Mapping[str, PrunableWeight]) -> dict[str, Pattern] | None:
+    """The pattern of each weight if it goes by its name."""
+    if run.sparsity.levels is None:
+        return None
+    return patterns_by_level(run.sparsity, {name: weight.numel for name, weight in weights.items()})
 
 
 def _of_blocks(counted: dict[str, Any], saved: Path, covered: Coverage) -> dict[str, Any]:

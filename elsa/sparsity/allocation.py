@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 
 from elsa.distributed.ranks import ONE, Ranks
+from elsa.sparsity.levels import zeros_by_level
 from elsa.sparsity.pattern import Pattern
 from elsa.sparsity.selection import Key
 
@@ -25,14 +26,25 @@ def patterns_of(
     ranks: Ranks = ONE,
     least_density: float = LEAST_DENSITY,
 ) -> dict[Key, Pattern]:
-    """The pattern of each weight (`sizes`: its entries): the same for all, unless they share one budget of zeros.
+    """The pattern of each weight (`sizes`: its entries, by name): the same for all, unless they share one budget of
+    zeros or have levels of their own.
 
     `saliency(key)`: what zeroing each entry of a weight costs, on `ranks` of this rank's; asked for only where there is
     a budget to place, a few times. `least_density`: see `allocate`.
     """
-    if pattern.allocation != "global":
+    if pattern.allocation == "global":
+        return _of_zeros(allocate(saliency, sizes, pattern.sparsity, ranks, least_density), sizes)
+    return patterns_by_level(pattern, sizes)
+
+
+def patterns_by_level(pattern: Pattern, sizes: Mapping[Key, int]) -> dict[Key, Pattern]:
+    """The pattern of each weight by its name; the same for all without levels."""
+    if pattern.levels is None:
         return dict.fromkeys(sizes, pattern)
-    zeros = allocate(saliency, sizes, pattern.sparsity, ranks, least_density)
+    return _of_zeros(zeros_by_level(pattern.levels, sizes, pattern.sparsity), sizes)
+
+
+def _of_zeros(zeros: Mapping[Key, int], sizes: Mapping[Key, int]) -> dict[Key, Pattern]:
     return {key: Pattern.of_zeros(zeros[key], size) for key, size in sizes.items()}
 
 

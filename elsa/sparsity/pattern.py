@@ -13,7 +13,10 @@ import torch
 
 from elsa.distributed.ranks import Ranks
 from elsa.errors import UserError, require
+from elsa.sparsity.levels import check_levels
 from elsa.sparsity.selection import Key, borders, keep_largest, keep_largest_of_each_row
+
+_PLACED = ("global", "levels")  # allocations that give weights different shares
 
 
 class Selector(Protocol):
@@ -28,16 +31,27 @@ class Pattern:
     """`pattern`: "unstructured" or "keep:group". `ratio`: wanted fraction of zeros; null with N:M, which implies it.
 
     `allocation`: "uniform" gives every weight that fraction, "global" is one budget for all weights together
-    (`elsa.sparsity.allocation`); null is the method's own, N:M is uniform.
+    (`elsa.sparsity.allocation`), "levels" goes by `levels`; null is the method's own, N:M is uniform. `levels`:
+    fractions of zeros by globs over the weights' names, moved so that all together have `ratio`
+    (`elsa.sparsity.levels`).
     """
 
     pattern: str
     ratio: float | None
     allocation: str | None = "uniform"
+    levels: dict[str, float] | None = None
 
     def __post_init__(self) -> None:
-        known = self.allocation in (None, "uniform", "global")
-        require(known, "allocation", self.allocation, "known: uniform, global, or null for the method's own")
+        known = self.allocation in (None, "uniform", *_PLACED)
+        require(
+            known, "allocation", self.allocation, f"known: uniform, {', '.join(_PLACED)}, or null for the method's own"
+        )
+        if self.levels is not None:
+            check_levels(self.levels)
+            free = self.allocation in (None, "levels")
+            require(free, "allocation", self.allocation, "levels say where the zeros go; leave it null")
+        given = self.allocation != "levels" or self.levels is not None
+        require(given, "allocation", self.allocation, "it needs sparsity.levels, such as {*.mlp.*:0.9}")
         if self.pattern == "unstructured":
             if self.ratio is None:
                 raise UserError("ratio=null: an unstructured pattern needs the fraction of zeros")
@@ -49,7 +63,8 @@ class Pattern:
             raise UserError(f"pattern={self.pattern}: {wanted}")
         keep, group = map(int, match.groups())
         require(0 < keep < group, "pattern", self.pattern, "keep:group keeps at least 1 and fewer than the group")
-        uniform = self.allocation != "global"
+        require(self.levels is None, "levels", self.levels, f"{self.pattern} is uniform in every group; leave them out")
+        uniform = self.allocation not in _PLACED
         require(uniform, "allocation", self.allocation, f"{self.pattern} is uniform in every group; set uniform")
         implied = 1 - keep / group
         agrees = self.ratio is None or abs(self.ratio - implied) < 1e-9
@@ -81,12 +96,13 @@ class Pattern:
         """Short for tables: "90%", "90% global" or "2:4"."""
         if self.group is not None:
             return self.pattern
-        return f"{self.sparsity * 100:g}%" + (" global" if self.allocation == "global" else "")
+        return f"{self.sparsity * 100:g}%" + (f" {self.allocation}" if self.allocation in _PLACED else "")
 
     @staticmethod
     def allocation_of(name: str) -> str:
         """What a pattern's `name` says of its allocation."""
-        return "global" if name.endswith(" global") else "uniform"
+        last = name.rpartition(" ")[2]
+        return last if last in _PLACED else "uniform"
 
     def ramped(self, progress: float) -> "Pattern":
         """The pattern of a gradual pruning at `progress` in [0, 1]: its sparsity rises by a cubic law, fast at first.
@@ -98,10 +114,16 @@ class Pattern:
         return replace(self, ratio=self.sparsity * (1 - (1 - progress) ** 3))
 
     def allocated(self, own: str) -> "Pattern":
-        """With `own` for the allocation where it says none."""
+        """With `own` for the allocation where it says none, and has no levels."""
         if self.allocation is not None:
             return self
+        if self.levels is not None:
+            return replace(self, allocation="levels")
         return replace(self, allocation="uniform" if self.group else own)
+
+    def spent(self) -> "Pattern":
+        """What is left of it for a method that follows one that has placed the zeros: its groups."""
+        return replace(self, allocation="uniform", levels=None)
 
     @classmethod
     def of_zeros(cls, zeros: int, numel: int) -> "Pattern":

@@ -11,7 +11,7 @@ import torch
 
 from elsa.distributed.ranks import ONE, Ranks
 from elsa.model.weights import PrunableWeight
-from elsa.sparsity.allocation import LEAST_DENSITY, patterns_of
+from elsa.sparsity.allocation import LEAST_DENSITY, patterns_by_level, patterns_of
 from elsa.sparsity.pattern import Pattern, Rise, Selector, selectors
 from elsa.sparsity.projection import saliency
 from elsa.train.constraint import Constraint, by_parameter
@@ -120,8 +120,9 @@ class Projection:
         return saliency(self.weights[name].value_OI)
 
     def first_selectors(self) -> dict[str, Selector]:
-        """Of magnitude, as sparse as it is at the start."""
-        return self.selectors(dict.fromkeys(self.sizes, self.at(0)), self.magnitudes)
+        """Of magnitude, as sparse as it is at the start; a budget of all weights together is not placed yet."""
+        start = self.at(0)
+        return self.selectors(patterns_by_level(start, self.sizes), self.magnitudes)
 
 
 class SparseConstraint(Constraint, ABC):
