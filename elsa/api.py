@@ -167,6 +167,7 @@ def prune_model(
     training = training or Training(warmup_steps=None, hidden_distillation=None)
     training = training.filled(method.warmup_steps, method.hidden_distillation)
     method.check(training)
+    method.check_pattern(pattern)
 
     def windows(count: int) -> torch.Tensor:
         if isinstance(text, torch.Tensor):

@@ -187,6 +187,8 @@ def _evaluation(run: PruneConfig) -> str:
 def _method(run: PruneConfig) -> str:
     with under("method"):
         run.method.check(run.training)
+    with under("sparsity"):
+        run.method.check_pattern(run.sparsity)
     if run.method.trains:
         with under("training"):
             run.training.check_ranks(run.ranks)

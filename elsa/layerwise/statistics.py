@@ -16,6 +16,18 @@ class GramStatistics:
         statistics.addmm_(inputs_TI.t(), inputs_TI)
 
 
+class EnergyStatistics:
+    """The sums of squares of a layer's inputs, as the driver collects them."""
+
+    def init_statistics(self, weight_OI: torch.Tensor) -> torch.Tensor:
+        """fp32 zeros [I]."""
+        return torch.zeros(weight_OI.shape[1], device=weight_OI.device)
+
+    def update_statistics(self, statistics: torch.Tensor, inputs_TI: torch.Tensor) -> None:
+        """energy += Σ x², in place."""
+        statistics += inputs_TI.square().sum(0)
+
+
 def damped(gram_II: torch.Tensor, damping: float) -> torch.Tensor:
     """G + damping · mean(diag G) · identity, with 1 on the diagonal of inputs that were never active."""
     result = gram_II.clone()

@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from elsa.admm.penalty import Auto, Penalty
+from elsa.errors import require
 from elsa.method.registry import registered_name
 from elsa.sparsity.pattern import Pattern
 from elsa.train.budget import Training
@@ -72,6 +73,17 @@ class Method(ABC):
         """How its zeros are shared out among the weights where `sparsity.allocation` is null: uniform or global."""
         return "uniform"
 
+    @property
+    def calibrates(self) -> bool:
+        """Whether it goes over the blocks with calibration windows, on which their outliers can be counted."""
+        return False
+
+    def check_pattern(self, pattern: Pattern) -> None:
+        """Raise `UserError` if it cannot make this pattern; the keys are those of the group sparsity."""
+        counted = pattern.allocation != "owl" or self.calibrates
+        wanted = f"method={self.label} counts no outliers on calibration windows; layer-wise methods with data do"
+        require(counted, "allocation", pattern.allocation, wanted)
+
     def warmup_steps(self, steps: int) -> int:
         """The first of `steps`, over which the learning rate rises, where `training.warmup_steps` is null."""
         return 0
@@ -110,6 +122,10 @@ class Following(Method):
     @property
     def allocation(self) -> str:
         return self.start.allocation
+
+    @property
+    def calibrates(self) -> bool:
+        return self.start.calibrates
 
     @property
     def label(self) -> str:

@@ -9,10 +9,11 @@ from torch import nn
 from elsa.distributed.ranks import ONE, Ranks
 from elsa.errors import require
 from elsa.layerwise.driver import BlockPruner, LayerPruner, prune_blocks
+from elsa.layerwise.outliers import Outliers, block_sparsities
 from elsa.layerwise.statistics import GramStatistics
 from elsa.method.base import Method, Task
-from elsa.model.weights import prunable_weights, weights_by_block
-from elsa.sparsity.allocation import patterns_of
+from elsa.model.weights import PrunableWeight, prunable_weights, weights_by_block
+from elsa.sparsity.allocation import patterns_of, patterns_of_shares
 from elsa.sparsity.pattern import Pattern
 from elsa.sparsity.projection import saliency
 from elsa.train.budget import Training
@@ -27,6 +28,10 @@ class BlockwiseMethod(BlockPruner, Method):
 
     def __post_init__(self) -> None:
         require(self.calibration_windows >= 1, "calibration_windows", self.calibration_windows, "at least 1")
+
+    @property
+    def calibrates(self) -> bool:
+        return True
 
     def draws(self, training: Training) -> set[int]:
         return {self.calibration_windows}
@@ -75,10 +80,16 @@ def prune_model(
 
     A global budget is placed by what zeroing an entry would cost the model's own loss: w² times the mean squared
     gradient of the dense model's cross-entropy over the windows (the diagonal of its empirical Fisher information),
-    which takes the memory of a backward pass; or w² alone for a method without data.
+    which takes the memory of a backward pass; or w² alone for a method without data. "owl" goes over the dense blocks
+    once more than the pruner.
     """
     model.eval()
     blocks = weights_by_block(model)
+    if pattern.allocation == "owl":
+        assert windows_NL is not None, "the method calibrates"
+        patterns = _by_outliers(model, blocks, pattern, windows_NL, place, ranks)
+        prune_blocks(model, blocks, pruner, patterns, windows_NL, place, ranks)
+        return
     weights = {name: weight for block in blocks for name, weight in block.items()}
     importance: dict[str, torch.Tensor] = {}
     if pattern.allocation == "global" and windows_NL is not None:
@@ -93,3 +104,20 @@ def prune_model(
     patterns = patterns_of(pattern, {name: weight.numel for name, weight in weights.items()}, cost)
     importance.clear()  # as large as the model in fp32, and not needed for the blocks
     prune_blocks(model, blocks, pruner, patterns, windows_NL, place, ranks)
+
+
+def _by_outliers(
+    model: nn.Module,
+    blocks: list[dict[str, PrunableWeight]],
+    pattern: Pattern,
+    windows_NL: torch.Tensor,
+    place: str,
+    ranks: Ranks,
+) -> dict[str, Pattern]:
+    """The pattern of each weight: as sparse as its block by OWL, all together as `pattern` says."""
+    found = Outliers()
+    prune_blocks(model, blocks, found, {}, windows_NL, place, ranks)
+    sizes = {index: sum(weight.numel for weight in blocks[index].values()) for index in found.shares}
+    of_blocks = block_sparsities(found.shares, sizes, pattern.sparsity)
+    shares = {name: of_blocks[index] for index in of_blocks for name in blocks[index]}
+    return patterns_of_shares(shares, {name: weight.numel for own in blocks for name, weight in own.items()})

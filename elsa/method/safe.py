@@ -9,8 +9,8 @@ from elsa.admm.state import MergedState
 from elsa.errors import require
 from elsa.layerwise.capture import BlockReplay, relative_error
 from elsa.layerwise.driver import Patterns, collect
+from elsa.layerwise.statistics import EnergyStatistics
 from elsa.method.layerwise import BlockwiseMethod
-from elsa.method.wanda import Wanda
 from elsa.model.weights import PrunableWeight
 from elsa.sparsity.projection import project
 
@@ -89,7 +89,7 @@ class Safe(BlockwiseMethod):
         """Energy of every layer's inputs, [1, I], if projections are to use it."""
         if not self.activation_aware:
             return dict.fromkeys(layers)
-        groups = collect(replay, index, layers, Wanda(calibration_windows=self.calibration_windows))
+        groups = collect(replay, index, layers, EnergyStatistics())
         return {name: energy[None, :] for names, energy in groups for name in names}
 
 

@@ -4,24 +4,19 @@ from dataclasses import dataclass
 
 import torch
 
+from elsa.layerwise.statistics import EnergyStatistics
 from elsa.method.layerwise import LayerwiseMethod
 from elsa.sparsity.pattern import Pattern
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanda(LayerwiseMethod):
+class Wanda(EnergyStatistics, LayerwiseMethod):
     """Keep the largest |W_oi| · ‖x_i‖₂ of every output row (Eq. 1; N:M: of every group).
 
     No difference to the reference but rounding: a row loses round(ratio · I) weights, there int(ratio · I).
     """
 
     additive = True
-
-    def init_statistics(self, weight_OI: torch.Tensor) -> torch.Tensor:
-        return torch.zeros(weight_OI.shape[1], device=weight_OI.device)
-
-    def update_statistics(self, statistics: torch.Tensor, inputs_TI: torch.Tensor) -> None:
-        statistics += inputs_TI.square().sum(0)
 
     def prune(self, weight_OI: torch.Tensor, prepared: torch.Tensor, pattern: Pattern) -> torch.Tensor:
         return weight_OI * pattern.mask_rows(weight_OI.abs() * prepared.sqrt())

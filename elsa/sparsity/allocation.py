@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 
 from elsa.distributed.ranks import ONE, Ranks
-from elsa.sparsity.levels import zeros_by_level
+from elsa.sparsity.levels import shared_out, zeros_by_level
 from elsa.sparsity.pattern import Pattern
 from elsa.sparsity.selection import Key
 
@@ -42,6 +42,11 @@ def patterns_by_level(pattern: Pattern, sizes: Mapping[Key, int]) -> dict[Key, P
     if pattern.levels is None:
         return dict.fromkeys(sizes, pattern)
     return _of_zeros(zeros_by_level(pattern.levels, sizes, pattern.sparsity), sizes)
+
+
+def patterns_of_shares(shares: Mapping[Key, float], sizes: Mapping[Key, int]) -> dict[Key, Pattern]:
+    """The pattern of each weight that has this share of zeros, all rounded so that their sum is."""
+    return _of_zeros(shared_out(shares, sizes), sizes)
 
 
 def _of_zeros(zeros: Mapping[Key, int], sizes: Mapping[Key, int]) -> dict[Key, Pattern]:

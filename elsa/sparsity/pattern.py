@@ -16,7 +16,7 @@ from elsa.errors import UserError, require
 from elsa.sparsity.levels import check_levels
 from elsa.sparsity.selection import Key, borders, keep_largest, keep_largest_of_each_row
 
-_PLACED = ("global", "levels")  # allocations that give weights different shares
+_PLACED = ("global", "owl", "levels")  # allocations that give weights different shares
 
 
 class Selector(Protocol):
@@ -31,9 +31,9 @@ class Pattern:
     """`pattern`: "unstructured" or "keep:group". `ratio`: wanted fraction of zeros; null with N:M, which implies it.
 
     `allocation`: "uniform" gives every weight that fraction, "global" is one budget for all weights together
-    (`elsa.sparsity.allocation`), "levels" goes by `levels`; null is the method's own, N:M is uniform. `levels`:
-    fractions of zeros by globs over the weights' names, moved so that all together have `ratio`
-    (`elsa.sparsity.levels`).
+    (`elsa.sparsity.allocation`), "owl" goes by outliers of blocks (`elsa.layerwise.outliers`), "levels" by `levels`;
+    null is the method's own, N:M is uniform. `levels`: fractions of zeros by globs over the weights' names, moved so
+    that all together have `ratio` (`elsa.sparsity.levels`).
     """
 
     pattern: str
