@@ -126,6 +126,9 @@ sparsity=n_of_m sparsity.pattern=0:4
 'model.include=[]'
 model.include=3
 sparsity.allocation=fair
+method=elsa sparsity.allocation=owl
+method=finetuned method.start=magnitude sparsity.allocation=owl
+method=wanda sparsity=2of4 sparsity.allocation=owl
 'sparsity.levels={*.mpl.*:0.9}'
 'sparsity.levels={*.mlp.*:1}'
 'sparsity.levels={*.mlp.*:high}'
