@@ -120,6 +120,15 @@ sparsity=n_of_m sparsity.pattern=4:2
 sparsity=n_of_m sparsity.pattern=3:5
 sparsity=n_of_m
 sparsity=n_of_m sparsity.pattern=0:4
+sparsity=n_of_m sparsity.pattern=paired_3:8
+sparsity=n_of_m sparsity.pattern=pared_4:8
+sparsity=n_of_m 'sparsity.pattern=paired 4:8'
+sparsity=n_of_m sparsity.pattern=transposable_4:8
+sparsity=n_of_m sparsity.pattern=paired_4:10
+sparsity=transposable_2of4 method=swaps
+sparsity=paired_4of8 method=finetuned/alps_swaps
+sparsity=paired_4of8 method=magnitude method.match_reference=true
+sparsity=paired_4of8 sparsity.allocation=global
 'model.exclude=[*.downproj]'
 'model.include=[model.layer.0.*]'
 'model.exclude=[model.*]'

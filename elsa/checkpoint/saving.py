@@ -56,8 +56,7 @@ def check_pattern(
             short = known and its_found < its_wanted
             wanted, found = wanted + its_wanted, found + its_found
         else:
-            its_wanted = pattern.group - round(pattern.group * pattern.sparsity)
-            its_found = int((weight.reshape(-1, pattern.group) != 0).sum(1).max())
+            its_wanted, its_found = pattern.kept(weight)
             short = its_found > its_wanted
         if short:
             raise UserError(

@@ -76,7 +76,7 @@ def prune_checks(run: PruneConfig, answers: Answers | None = None) -> list[Check
         Check("data", lambda: _data(run, known)),
         once("evaluation", lambda: _evaluation(run), run.eval, run.paths),
         Check("method", lambda: _method(run)),
-        once("pattern", lambda: _pattern(run, known), run.model, run.paths, run.sparsity, run.method.prunes),
+        once("pattern", lambda: _pattern(run, known), run.model, run.paths, run.sparsity, run.method, run.ranks),
         Check("device", lambda: _device(run.device), here=True),
         once("tracker", lambda: run.tracker.describe(), run.tracker),
         once("disk", lambda: _disk(Path(run.paths.outputs)), run.paths),
@@ -200,12 +200,15 @@ def _method(run: PruneConfig) -> str:
 def _pattern(run: PruneConfig, answers: Answers) -> str:
     if not run.method.prunes:
         return "dense"
-    group, weights = run.sparsity.group, prunable_weights(_skeleton(run, answers))
+    weights, pattern = prunable_weights(_skeleton(run, answers)), run.sparsity
     for name, weight in weights.items():
-        inputs = weight.value_OI.shape[1]
-        divides = group is None or inputs % group == 0
-        wanted = f"{name} has {inputs} inputs, no multiple of {group}"
-        require(divides, "sparsity.pattern", run.sparsity.pattern, wanted)
+        outputs, inputs = weight.shape_OI
+        misfit = pattern.misfit(outputs, inputs)
+        require(not misfit, "sparsity.pattern", pattern.pattern, f"{name} has {misfit}")
+        own = -(-outputs // run.ranks)  # rows of a rank
+        whole = own % pattern.rows == 0 or not run.method.trains or run.ranks == 1
+        said = f"each would have {own} rows of {name}, no multiple of the {pattern.rows} of {pattern.pattern}"
+        require(whole, "devices", run.ranks, said)
     return run.sparsity.name + _of_levels(run.sparsity, weights)
 
 

@@ -127,6 +127,10 @@ class Following(Method):
     def calibrates(self) -> bool:
         return self.start.calibrates
 
+    def check_pattern(self, pattern: Pattern) -> None:
+        super().check_pattern(pattern)
+        self.start.check_pattern(pattern)
+
     @property
     def label(self) -> str:
         return f"{self.start.label}+{super().label}"

@@ -59,6 +59,11 @@ class Gradual(Projecting):
         share = 0 <= self.least_density <= 1
         require(share, "least_density", self.least_density, "0 (no floor) to 1 (equal shares)")
 
+    def check_pattern(self, pattern: Pattern) -> None:
+        super().check_pattern(pattern)
+        if self.start is not None:
+            self.start.check_pattern(pattern)
+
     def draws(self, training: Training) -> set[int]:
         return super().draws(training) | (set() if self.start is None else self.start.draws(training))
 

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from elsa.errors import require
 from elsa.layerwise.driver import LayerPruner
 from elsa.method.base import Method, Task
 from elsa.method.layerwise import prune_model
@@ -30,12 +31,17 @@ class Magnitude(LayerPruner, Method):
     def uses_data(self) -> bool:
         return False
 
+    def check_pattern(self, pattern: Pattern) -> None:
+        super().check_pattern(pattern)
+        fits = not (self.match_reference and pattern.kind)
+        require(fits, "pattern", pattern.pattern, "the reference of method.match_reference=true knows no such pattern")
+
     def apply(self, model: nn.Module, task: Task) -> dict[str, Any]:
         prune_model(model, self, task.pattern, None)
         return {}
 
     def prune(self, weight_OI: torch.Tensor, prepared: None, pattern: Pattern) -> torch.Tensor:
-        score = weight_OI.abs()
+        score = weight_OI.square() if pattern.adds else weight_OI.abs()
         return weight_OI * (_reference_mask(score, pattern) if self.match_reference else pattern.mask(score))
 
 

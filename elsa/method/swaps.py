@@ -22,6 +22,7 @@ from elsa.layerwise.driver import Patterns, collect
 from elsa.layerwise.statistics import GramStatistics
 from elsa.method.refining import Refiner, Refining
 from elsa.model.weights import PrunableWeight
+from elsa.sparsity.pattern import Pattern
 
 _PAIRS = 1 << 24  # priced at once
 _LEAST_GAIN = 1e-6  # of a row's error: below it is rounding
@@ -45,6 +46,11 @@ class Swaps(Refining):
         for name in ("candidates", "most"):
             value = getattr(self, name)
             require(value is None or value >= 1, name, value, "at least 1, or null for all")
+
+    def check_pattern(self, pattern: Pattern) -> None:
+        super().check_pattern(pattern)
+        wanted = f"method={self.label} exchanges single weights, which breaks it; known: unstructured, and keep:group"
+        require(not pattern.kind, "pattern", pattern.pattern, wanted)
 
     def _refiner(self, dense: Mapping[str, torch.Tensor]) -> "SwapRefiner":
         return SwapRefiner(self, dense)

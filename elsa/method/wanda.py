@@ -19,4 +19,5 @@ class Wanda(EnergyStatistics, LayerwiseMethod):
     additive = True
 
     def prune(self, weight_OI: torch.Tensor, prepared: torch.Tensor, pattern: Pattern) -> torch.Tensor:
-        return weight_OI * pattern.mask_rows(weight_OI.abs() * prepared.sqrt())
+        score = weight_OI.abs() * prepared.sqrt()
+        return weight_OI * pattern.mask_rows(score.square() if pattern.adds else score)

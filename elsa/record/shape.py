@@ -31,7 +31,7 @@ Count = Annotated[int, Field(ge=0, le=_MOST)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Seconds = Annotated[float, Field(ge=0, le=_MOST)]
-Label = Annotated[str, Field(pattern=r"^(dense|[\d.e+-]+%( global| owl| levels)?|\d+:\d+)$")]
+Label = Annotated[str, Field(pattern=r"^(dense|[\d.e+-]+%( global| owl| levels)?|((paired|transposable)_)?\d+:\d+)$")]
 
 
 class _Group(BaseModel):

@@ -183,17 +183,18 @@ def _grid(model: str, name: str, protocol: tuple[Any, ...], records: list[Record
     return Grid(title, sorted({row for row, _ in cells}, key=height, reverse=True), patterns, cells, notes)
 
 
-def _order(record: Record) -> tuple[bool, str, float]:
+def _order(record: Record) -> tuple[bool, str, float, str]:
     """Where a record's pattern stands in a table: from few zeros to many, one budget after equal shares, then N:M."""
     asked = record["config"].get("sparsity")
     if asked is None:  # a folder that no run left
-        return (False, "", record["sparsity"]["counted"])
+        return (False, "", record["sparsity"]["counted"], "")
     allocation = Pattern.allocation_of(record["pattern"])
     return _place(Pattern(pattern=asked["pattern"], ratio=asked["ratio"]), allocation)
 
 
-def _place(pattern: Pattern, allocation: str) -> tuple[bool, str, float]:
-    return (pattern.group is not None, "" if allocation == "uniform" else allocation, pattern.sparsity)
+def _place(pattern: Pattern, allocation: str) -> tuple[bool, str, float, str]:
+    shares = "" if allocation == "uniform" else allocation
+    return (pattern.group is not None, shares, pattern.sparsity, pattern.name)
 
 
 def accuracy_grids(records: list[Record]) -> list[Grid]:

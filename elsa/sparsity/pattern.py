@@ -1,7 +1,8 @@
 """The wanted pattern of zeros, defined once for all methods.
 
 Shapes: O outputs, I inputs of a linear layer (`weight_OI`). N:M is written `keep:group` and runs along the inputs:
-2:4 keeps 2 of every 4 consecutive weights of a row.
+2:4 keeps 2 of every 4 consecutive weights of a row, paired_4:8 two of every four adjacent pairs, and transposable_2:4
+two in every row and column of each block of 4 x 4 (arXiv:2102.08124).
 """
 
 import re
@@ -13,9 +14,11 @@ import torch
 
 from elsa.distributed.ranks import Ranks
 from elsa.errors import UserError, require
+from elsa.sparsity.groups import KINDS, LARGEST_BLOCK
 from elsa.sparsity.levels import check_levels
 from elsa.sparsity.selection import Key, borders, keep_largest, keep_largest_of_each_row
 
+_N_OF_M = re.compile(r"(?:(?P<kind>paired|transposable)_)?(?P<keep>\d+):(?P<group>\d+)")
 _PLACED = ("global", "owl", "levels")  # allocations that give weights different shares
 
 
@@ -28,7 +31,8 @@ class Selector(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Pattern:
-    """`pattern`: "unstructured" or "keep:group". `ratio`: wanted fraction of zeros; null with N:M, which implies it.
+    """`pattern`: "unstructured", "keep:group", "paired_keep:group" or "transposable_keep:group". `ratio`: wanted
+    fraction of zeros; null with N:M, which implies it.
 
     `allocation`: "uniform" gives every weight that fraction, "global" is one budget for all weights together
     (`elsa.sparsity.allocation`), "owl" goes by outliers of blocks (`elsa.layerwise.outliers`), "levels" by `levels`;
@@ -57,12 +61,16 @@ class Pattern:
                 raise UserError("ratio=null: an unstructured pattern needs the fraction of zeros")
             require(0 <= self.ratio < 1, "ratio", self.ratio, "the fraction of zeros lies in [0, 1), for example 0.9")
             return
-        match = re.fullmatch(r"(\d+):(\d+)", self.pattern)
-        wanted = "known: unstructured, or keep:group such as 2:4 (2 of every 4 weights are kept)"
-        if match is None:
-            raise UserError(f"pattern={self.pattern}: {wanted}")
-        keep, group = map(int, match.groups())
+        if self._groups is None:
+            known = "unstructured, keep:group such as 2:4 (2 of every 4 weights are kept), paired_4:8, transposable_2:4"
+            raise UserError(f"pattern={self.pattern}: known: {known}")
+        kind, keep, group = self._groups
         require(0 < keep < group, "pattern", self.pattern, "keep:group keeps at least 1 and fewer than the group")
+        even = kind != "paired" or (keep % 2 == 0 and group % 2 == 0)
+        require(even, "pattern", self.pattern, "pairs are kept whole: both numbers must be even, as in paired_4:8")
+        few = kind != "transposable" or group <= LARGEST_BLOCK
+        wanted = f"groups up to {LARGEST_BLOCK}, whose masks can all be tried, as in transposable_2:4"
+        require(few, "pattern", self.pattern, wanted)
         require(self.levels is None, "levels", self.levels, f"{self.pattern} is uniform in every group; leave them out")
         uniform = self.allocation not in _PLACED
         require(uniform, "allocation", self.allocation, f"{self.pattern} is uniform in every group; set uniform")
@@ -71,25 +79,39 @@ class Pattern:
         require(agrees, "ratio", self.ratio, f"pattern {self.pattern} means {implied:g}; set {implied:g} or null")
 
     @property
-    def _keep_and_group(self) -> tuple[int, int] | None:
-        if self.pattern == "unstructured":
-            return None
-        keep, group = self.pattern.split(":")
-        return int(keep), int(group)
+    def _groups(self) -> tuple[str, int, int] | None:
+        """Kind, entries to keep, and entries of a group; None if unstructured."""
+        match = _N_OF_M.fullmatch(self.pattern)
+        return match and (match["kind"] or "", int(match["keep"]), int(match["group"]))
+
+    @property
+    def kind(self) -> str:
+        """Of N:M: "paired", "transposable", or "" for the plain one."""
+        return self._groups[0] if self._groups else ""
+
+    @property
+    def adds(self) -> bool:
+        """Whether it adds up scores of entries, which must then be what zeroing each costs, not just in that order."""
+        return KINDS[self.kind].adds
+
+    @property
+    def rows(self) -> int:
+        """Of how many rows together it marks; 1 where each has its own."""
+        return self.group or 1 if self.kind == "transposable" else 1
 
     @property
     def sparsity(self) -> float:
         """The wanted fraction of zeros."""
-        if self._keep_and_group is None:
+        if self._groups is None:
             assert self.ratio is not None, "an unstructured pattern has one"
             return self.ratio
-        keep, group = self._keep_and_group
+        _, keep, group = self._groups
         return 1 - keep / group
 
     @property
     def group(self) -> int | None:
         """Length of an N:M group; None if unstructured."""
-        return self._keep_and_group and self._keep_and_group[1]
+        return self._groups and self._groups[2]
 
     @property
     def name(self) -> str:
@@ -139,21 +161,35 @@ class Pattern:
 
         Returns bool [O, I]. Raises `ValueError` if I is no multiple of the group, or on a NaN score.
         """
-        if self._keep_and_group is None:
+        if self._groups is None:
             return keep_largest(score_OI, score_OI.numel() - self.zeros(score_OI.numel()))
-        return self._mask_groups(score_OI, *self._keep_and_group)
+        return self._mask_groups(score_OI, *self._groups)
 
     def mask_rows(self, score_OI: torch.Tensor) -> torch.Tensor:
         """Like `mask`, but an unstructured pattern compares within every row (Wanda's comparison group)."""
-        if self._keep_and_group is None:
+        if self._groups is None:
             inputs = score_OI.shape[1]
             return keep_largest_of_each_row(score_OI, inputs - self.zeros(inputs))
-        return self._mask_groups(score_OI, *self._keep_and_group)
+        return self._mask_groups(score_OI, *self._groups)
 
-    def _mask_groups(self, score_OI: torch.Tensor, keep: int, group: int) -> torch.Tensor:
-        if score_OI.shape[1] % group:
-            raise ValueError(f"{score_OI.shape[1]} inputs are no multiple of the group of pattern {self.pattern}")
-        return keep_largest_of_each_row(score_OI.reshape(-1, group), keep).view(score_OI.shape)
+    def _mask_groups(self, score_OI: torch.Tensor, kind: str, keep: int, group: int) -> torch.Tensor:
+        if misfit := self.misfit(*score_OI.shape):
+            raise ValueError(f"pattern={self.pattern}: a weight has {misfit}")
+        return KINDS[kind].mask(score_OI, keep, group)
+
+    def misfit(self, outputs: int, inputs: int) -> str:
+        """Why a matrix of this size cannot have the pattern, in words; "" if it can."""
+        if self.group and inputs % self.group:
+            return f"{inputs} inputs, no multiple of {self.group}"
+        if outputs % self.rows:
+            return f"{outputs} outputs, no multiple of {self.rows}"
+        return ""
+
+    def kept(self, weight_OI: torch.Tensor) -> tuple[int, int]:
+        """How many entries of a group of N:M may be kept, and the most that a group of this weight keeps."""
+        assert self._groups is not None, "it has groups"
+        kind, keep, group = self._groups
+        return keep, KINDS[kind].most(weight_OI, group)
 
 
 def selectors(

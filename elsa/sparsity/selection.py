@@ -22,7 +22,7 @@ def keep_largest(score: torch.Tensor, keep: int) -> torch.Tensor:
 
     Returns a bool tensor of the same shape with exactly `keep` entries true. Raises `ValueError` on NaN.
     """
-    _refuse_nan(score)
+    refuse_nan(score)
     if keep >= score.numel():
         return torch.ones_like(score, dtype=torch.bool)
     if keep <= 0:
@@ -41,7 +41,7 @@ def keep_largest_of_each_row(score_RG: torch.Tensor, keep: int) -> torch.Tensor:
 
     Returns a bool tensor [R, G]. Raises `ValueError` on NaN.
     """
-    _refuse_nan(score_RG)
+    refuse_nan(score_RG)
     if score_RG.shape[1] <= 16:  # a rank by comparing all pairs beats a sort of very short rows
         position = torch.arange(score_RG.shape[1], device=score_RG.device)
         rank = torch.zeros_like(score_RG, dtype=torch.uint8)
@@ -140,7 +140,8 @@ def _ordered(score: torch.Tensor) -> torch.Tensor:
     return torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
 
 
-def _refuse_nan(score: torch.Tensor) -> None:
+def refuse_nan(score: torch.Tensor) -> None:
+    """Raise `UserError` on NaN."""
     if score.numel() and bool(score.max().isnan()):
         raise _not_a_number()
 
