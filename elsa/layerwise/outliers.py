@@ -35,7 +35,8 @@ class Outliers(BlockPruner):
         norms = {name: energy.sqrt() for names, energy in groups for name in names}
 
         def score(name: str) -> torch.Tensor:
-            return layers[name].value_OI.float().abs() * norms[name]
+            found: torch.Tensor = layers[name].value_OI.float().abs() * norms[name]
+            return found
 
         entries = sum(weight.numel for weight in layers.values())
         mean = sum(float(score(name).sum(dtype=torch.float64)) for name in layers) / entries

@@ -46,10 +46,8 @@ class Pattern:
     levels: dict[str, float] | None = None
 
     def __post_init__(self) -> None:
-        known = self.allocation in (None, "uniform", *_PLACED)
-        require(
-            known, "allocation", self.allocation, f"known: uniform, {', '.join(_PLACED)}, or null for the method's own"
-        )
+        choices = f"known: uniform, {', '.join(_PLACED)}, or null for the method's own"
+        require(self.allocation in (None, "uniform", *_PLACED), "allocation", self.allocation, choices)
         if self.levels is not None:
             check_levels(self.levels)
             free = self.allocation in (None, "levels")
@@ -69,8 +67,8 @@ class Pattern:
         even = kind != "paired" or (keep % 2 == 0 and group % 2 == 0)
         require(even, "pattern", self.pattern, "pairs are kept whole: both numbers must be even, as in paired_4:8")
         few = kind != "transposable" or group <= LARGEST_BLOCK
-        wanted = f"groups up to {LARGEST_BLOCK}, whose masks can all be tried, as in transposable_2:4"
-        require(few, "pattern", self.pattern, wanted)
+        tried = f"groups up to {LARGEST_BLOCK}, whose masks can all be tried, as in transposable_2:4"
+        require(few, "pattern", self.pattern, tried)
         require(self.levels is None, "levels", self.levels, f"{self.pattern} is uniform in every group; leave them out")
         uniform = self.allocation not in _PLACED
         require(uniform, "allocation", self.allocation, f"{self.pattern} is uniform in every group; set uniform")

@@ -21,7 +21,10 @@ def refuse(match, *overrides):
         (["sparsity.ratio=banana"], r"sparsity\.ratio=banana: .*number"),
         (["sparsity=2of4", "sparsity.ratio=0.7"], r"sparsity\.ratio=0\.7: pattern 2:4 means 0\.5"),
         (["sparsity=n_of_m", "sparsity.pattern=3:5"], r"sparsity\.pattern=3:5: .*has 192 inputs, no multiple of 5"),
-        (["sparsity=transposable_2of4", "devices=64", "training.batch_size=64"], r"devices=64: .*no multiple of the 4 of transposable_2:4"),
+        (
+            ["sparsity=transposable_2of4", "devices=64", "training.batch_size=64"],
+            r"devices=64: .*no multiple of the 4 of transposable_2:4",
+        ),
         (["sparsity=paired_4of8", "method=swaps"], r"sparsity\.pattern=paired_4:8: method=wanda\+swaps exchanges"),
         (["sparsity.allocation=owl"], r"sparsity\.allocation=owl: method=elsa counts no outliers"),
         (["model.exclude=[*.downproj]"], r"model\.exclude=\*\.downproj: no prunable weight"),

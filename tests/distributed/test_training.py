@@ -31,6 +31,7 @@ from tests.ranks import on_ranks
 
 TRAINING = replace(ITS_TRAINING, steps=8, accumulation=4, autocast="none", fixed_order=True)
 UNSTRUCTURED = Pattern(pattern="unstructured", ratio=0.9)
+LEVELS = replace(UNSTRUCTURED, allocation="levels", levels={"*.mlp.*": 0.95, "*.0.self_attn.*": 0.5})
 PATTERNS = {
     "90 %": UNSTRUCTURED,
     "2:4": Pattern(pattern="2:4", ratio=None),
@@ -91,6 +92,11 @@ CASES = {
     **{f"{method} {pattern}": ((method, PATTERNS[pattern]), {}) for method in METHODS for pattern in PATTERNS},
     **{name: (("auto",), {"precision": precision}) for name, precision in PRECISIONS.items()},
     **{family: (("auto", UNSTRUCTURED, family), {}) for family in ("opt", "gpt2", "gemma2")},
+    **{
+        pattern: (("elsa_plus", Pattern(pattern=pattern, ratio=None)), {})
+        for pattern in ("transposable_2:4", "paired_4:8")
+    },
+    "levels": (("auto", LEVELS), {}),
     "distilled": (("cosine",), {"training": replace(TRAINING, distillation=0.5, hidden_distillation=1.0)}),
     "bf16 autocast": (("auto",), {"training": replace(TRAINING, autocast="bfloat16")}),
     "answers": (("auto",), {"context": True}),
