@@ -498,7 +498,8 @@ def _count(number: int) -> str:
 
 def _setting(value: Any) -> str:
     words = value if isinstance(value, list) else [value]
-    return ", ".join("null" if word is None else str(word) for word in words)
+    said = ", ".join("null" if word is None else str(word) for word in words)
+    return said.replace("*", r"\*")  # of a glob
 
 
 def _table(headers: list[str], rows: list[list[Any]], numbers: frozenset[str] | set[str] = frozenset()) -> str:
