@@ -2,6 +2,8 @@
 
 import os
 import re
+import select
+import signal
 import sys
 from importlib.metadata import version
 
@@ -59,6 +61,12 @@ def main() -> None:
     """Entry point."""
     try:
         _run(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if _is_read():
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where Python flushes what is left
+        sys.exit(128 + signal.SIGPIPE)
     except UserError as error:
         _leave(in_one_line(error), error.exit_code, silent=isinstance(error, AgreedError) and not is_first())
     except Stopped as stopped:
@@ -69,6 +77,13 @@ def main() -> None:
         if not _is_loss(error):
             raise
         _leave(f"another rank has gone ({in_one_line(error, 200)})", LOST_RANK, silent=LAUNCHER in os.environ)
+
+
+def _is_read() -> bool:
+    """Whether anybody reads what is printed: not so in `elsa report | head`, once it has its lines."""
+    poll = select.poll()
+    poll.register(sys.stdout, 0)
+    return not any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _is_loss(error: Exception) -> bool:

@@ -1,5 +1,6 @@
 """What the light paths import, each in a process of its own, and what a sweep keeps between its runs."""
 
+import os
 import subprocess
 import sys
 
@@ -35,6 +36,16 @@ def test_help_and_a_wrong_command_are_answered_without_hydra(tmp_path, arguments
     found = imported("-m", "elsa.run.cli", *arguments, cwd=tmp_path)
     assert "elsa" in found
     assert not found & (HEAVY | {"hydra", "omegaconf", "pydantic"})
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"]])
+def test_nobody_has_to_read_to_the_end(tmp_path, arguments):
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "elsa.run.cli", *arguments]
+    ended = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    os.close(write)
+    assert (ended.returncode, ended.stderr) == (141, "")
 
 
 def test_the_package_imports_nothing(tmp_path):
