@@ -74,11 +74,18 @@ def _distance(hidden_NLH: torch.Tensor, wanted_NLH: torch.Tensor, scored_NL: tor
 
 @contextmanager
 def _outputs_of_blocks(model: nn.Module) -> Iterator[list[torch.Tensor]]:
-    """Inside, a call of the model leaves the hidden states [N, L, H] after each of its decoder blocks in the list."""
+    """Inside, a call of the model leaves the hidden states [N, L, H] after each of its decoder blocks in the list.
+
+    What goes on to the next block is a view of them, so that its gradient is summed up before the loss's own is added,
+    on one rank and on several alike.
+    """
     found = list[torch.Tensor]()
 
-    def keep(block: nn.Module, inputs: object, output: Any) -> None:
-        found.append(output[0] if isinstance(output, tuple) else output)
+    def keep(block: nn.Module, inputs: object, output: Any) -> Any:
+        hidden, *rest = output if isinstance(output, tuple) else (output,)
+        found.append(hidden)
+        seen = hidden.view_as(hidden)
+        return (seen, *rest) if isinstance(output, tuple) else seen
 
     hooks = [block.register_forward_hook(keep) for block in decoder_blocks(model)]
     try:
