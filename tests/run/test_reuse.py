@@ -112,10 +112,7 @@ def test_evaluate_and_prune_share_their_scores(elsa, wanda, corpus, monkeypatch)
     assert f"perplexity {record['perplexity']['held_out']['perplexity']:.4f}" in out
 
 
-INVERTED = (
-    "pattern.mask_rows(weight_OI.abs() * prepared.sqrt())",
-    "pattern.mask_rows(-weight_OI.abs() * prepared.sqrt())",
-)
+INVERTED = ("score = weight_OI.abs() * prepared.sqrt()", "score = 1 / (weight_OI.abs() * prepared.sqrt())")
 
 
 @pytest.fixture
@@ -142,6 +139,7 @@ def test_code_that_changes_the_result_runs_anew_and_old_results_are_reused_only_
     copied_elsa(*WANDA)
     ((folder, before),) = [each for each in records().items() if each[1]["method"] == "wanda"]
     source = tmp_path / "copy/elsa/method/wanda.py"
+    assert INVERTED[0] in source.read_text()
     source.write_text(source.read_text().replace(*INVERTED).replace("Keep the largest", "Keep the smallest"))
     out = copied_elsa(*WANDA, "reuse=any_code")
     assert f"{folder.name}: reused, though it was made by other code or libraries (reuse=any_code)" in out
