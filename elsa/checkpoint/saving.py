@@ -9,6 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from elsa.errors import UserError
 from elsa.files import write_folder_atomically
+from elsa.model.experts import stored_name
 from elsa.sparsity.pattern import Pattern
 
 
@@ -67,11 +68,17 @@ def check_pattern(
 
 
 def _tensors(folder: Path, names: set[str]) -> Iterator[tuple[str, torch.Tensor]]:
+    wanted: dict[str, list[tuple[str, int | None]]] = {}
+    for name in sorted(names):
+        parameter, expert = stored_name(name)
+        wanted.setdefault(parameter, []).append((name, expert))
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, "pt") as file:
-            for name in file.keys():  # noqa: SIM118 (a safetensors file is no dict)
-                if name in names:
-                    yield name, _readable(file.get_tensor(name))
+            for stored in file.keys():  # noqa: SIM118 (a safetensors file is no dict)
+                tensor = file.get_tensor(stored) if stored in wanted else None
+                for name, expert in wanted.get(stored, ()):
+                    assert tensor is not None, "it is wanted"
+                    yield name, _readable(tensor if expert is None else tensor[expert])
 
 
 def _readable(tensor: torch.Tensor) -> torch.Tensor:

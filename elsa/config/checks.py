@@ -198,9 +198,12 @@ def _method(run: PruneConfig) -> str:
 
 
 def _pattern(run: PruneConfig, answers: Answers) -> str:
+    weights, pattern = prunable_weights(_skeleton(run, answers)), run.sparsity
+    shared = next((w.parameter_name for w in weights.values() if w.expert is not None), None)
+    alone = run.ranks == 1 or shared is None or not (run.method.prunes or run.method.trains)
+    require(alone, "devices", run.ranks, f"{shared} holds several experts, which cannot be spread yet; set devices=1")
     if not run.method.prunes:
         return "dense"
-    weights, pattern = prunable_weights(_skeleton(run, answers)), run.sparsity
     for name, weight in weights.items():
         outputs, inputs = weight.shape_OI
         misfit = pattern.misfit(outputs, inputs)

@@ -87,11 +87,15 @@ def sides(dense: list[PreTrainedModel], forms: list[str] | None, compiled: bool)
 
 
 def with_layers(model: PreTrainedModel, make: Callable[[PrunableWeight], nn.Module]) -> PreTrainedModel:
-    """A copy of a model that shares its weights, but for the prunable layers, which `make` makes."""
+    """A copy of a model that shares its weights, but for the prunable layers, which `make` makes.
+
+    Experts whose matrices lie in one parameter are no layers, and stay as they are.
+    """
     shared: dict[int, Any] = {id(each): each for each in (*model.parameters(), *model.buffers())}
     other = copy.deepcopy(model, shared)
     for name, weight in prunable_weights(other).items():
-        other.set_submodule(name.removesuffix(".weight"), make(weight))
+        if weight.expert is None:
+            other.set_submodule(name.removesuffix(".weight"), make(weight))
     return other
 
 

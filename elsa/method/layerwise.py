@@ -12,7 +12,7 @@ from elsa.layerwise.driver import BlockPruner, LayerPruner, prune_blocks
 from elsa.layerwise.outliers import Outliers, block_sparsities
 from elsa.layerwise.statistics import GramStatistics
 from elsa.method.base import Method, Task
-from elsa.model.weights import PrunableWeight, prunable_weights, weights_by_block
+from elsa.model.weights import PrunableWeight, parameters_of, prunable_weights, weights_by_block
 from elsa.sparsity.allocation import patterns_of, patterns_of_shares
 from elsa.sparsity.pattern import Pattern
 from elsa.sparsity.projection import saliency
@@ -93,8 +93,7 @@ def prune_model(
     weights = {name: weight for block in blocks for name, weight in block.items()}
     importance: dict[str, torch.Tensor] = {}
     if pattern.allocation == "global" and windows_NL is not None:
-        parameters = {weight.parameter_name: weight.parameter for weight in weights.values()}
-        importance = squared_gradients(model, parameters, windows_NL, ranks)
+        importance = squared_gradients(model, parameters_of(weights), windows_NL, ranks)
 
     def cost(name: str) -> torch.Tensor:
         weight = weights[name]

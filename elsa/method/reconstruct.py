@@ -13,7 +13,7 @@ from elsa.layerwise.activations import Activations
 from elsa.layerwise.capture import BlockReplay, Call, relative_error, tensor_of
 from elsa.layerwise.driver import Patterns
 from elsa.method.refining import Refiner, Refining
-from elsa.model.weights import PrunableWeight
+from elsa.model.weights import PrunableWeight, entries_of, parameters_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,10 +69,12 @@ class Reconstruction(Refiner):
             weight.write(sparse[name])
 
     def _train(
-        self, part: nn.Module, weights: list[PrunableWeight], inputs: Activations, call: Call, goals: Activations
+        self, part: nn.Module, weights: Mapping[str, PrunableWeight], inputs: Activations, call: Call, goals: Activations
     ) -> None:
-        zeros = [weight.value_OI == 0 for weight in weights]
-        parameters = [weight.parameter for weight in weights]
+        kept, named = entries_of(weights), parameters_of(weights)
+        for weight in weights.values():
+            weight.as_OI(kept[weight.parameter_name]).logical_and_(weight.value_OI != 0)
+        parameters = list(named.values())
         optimizer = torch.optim.Adam(parameters, lr=self._method.learning_rate, fused=True)
         steps = self._method.epochs * len(inputs)
         self._errors["before"].append(_error(part, inputs, call, goals))
@@ -82,9 +84,8 @@ class Reconstruction(Refiner):
             with torch.enable_grad():
                 loss = relative_error(tensor_of(part(inputs[batch], *call[0], **call[1])), goals[batch])
                 gradients = torch.autograd.grad(loss, parameters)
-            for weight, parameter, gradient, zero in zip(weights, parameters, gradients, zeros, strict=True):
-                parameter.grad = gradient.contiguous()
-                weight.gradient_OI.masked_fill_(zero, 0)
+            for parameter, gradient, its_kept in zip(parameters, gradients, kept.values(), strict=True):
+                parameter.grad = gradient.contiguous().masked_fill_(~its_kept, 0)
             optimizer.step()
         optimizer.zero_grad()
         self._errors["after"].append(_error(part, inputs, call, goals))
@@ -93,12 +94,14 @@ class Reconstruction(Refiner):
         return {"sub_block_error": {name: sum(each) / len(each) for name, each in self._errors.items()}}
 
 
-def _parts(block: nn.Module, layers: Mapping[str, PrunableWeight]) -> dict[str, tuple[nn.Module, list[PrunableWeight]]]:
+def _parts(
+    block: nn.Module, layers: Mapping[str, PrunableWeight]
+) -> dict[str, tuple[nn.Module, dict[str, PrunableWeight]]]:
     """The children of a block that hold prunable weights, by name, in the order in which they are."""
     parts = {}
     for name, child in block.named_children():
         inside = {id(module) for module in child.modules()}
-        if held := [weight for weight in layers.values() if id(weight.module) in inside]:
+        if held := {name: weight for name, weight in layers.items() if id(weight.module) in inside}:
             parts[name] = (child, held)
     return parts
 

@@ -11,7 +11,7 @@ from elsa.layerwise.capture import BlockReplay, relative_error
 from elsa.layerwise.driver import Patterns, collect
 from elsa.layerwise.statistics import EnergyStatistics
 from elsa.method.layerwise import BlockwiseMethod
-from elsa.model.weights import PrunableWeight
+from elsa.model.weights import PrunableWeight, entries_of, parameters_of
 from elsa.sparsity.projection import project
 
 
@@ -49,13 +49,14 @@ class Safe(BlockwiseMethod):
         assert replay is not None, "it needs inputs"
         importance = self._importance(replay, index, layers)
         targets = replay.outputs(index)
-        parameters = [weight.parameter for weight in layers.values()]
+        parameters = list(parameters_of(layers).values())
+        others = [~own for own in entries_of(layers).values()]  # of experts that are not to be pruned
         states = {name: MergedState(weight.value_OI, patterns[weight.name]) for name, weight in layers.items()}
         optimizer = torch.optim.Adam(parameters, lr=self.learning_rate, fused=True)
         steps = self.epochs * len(targets)
         for step in range(steps):
             batch = step % len(targets)
-            self._set_gradients(parameters, replay, index, batch, targets[batch])
+            self._set_gradients(parameters, others, replay, index, batch, targets[batch])
             for name, weight in layers.items():
                 states[name].add_proximal_gradient(weight.gradient_OI, weight.value_OI, self.penalty)
             optimizer.param_groups[0]["lr"] = self.learning_rate * (1 - step / steps)
@@ -68,16 +69,22 @@ class Safe(BlockwiseMethod):
             weight.write(project(weight.value_OI, patterns[weight.name], importance[name]))
 
     def _set_gradients(
-        self, parameters: list[nn.Parameter], replay: BlockReplay, index: int, batch: int, target: torch.Tensor
+        self,
+        parameters: list[nn.Parameter],
+        others: list[torch.Tensor],
+        replay: BlockReplay,
+        index: int,
+        batch: int,
+        target: torch.Tensor,
     ) -> None:
         """The gradient of the relative output error at the worst point nearby, into `.grad`."""
-        gradients = _error_gradients(parameters, replay, index, batch, target)
+        gradients = _error_gradients(parameters, others, replay, index, batch, target)
         norm = torch.stack([gradient.norm() for gradient in gradients]).norm()
         if self.perturbation and norm > 0:
             steps = [gradient * (self.perturbation / norm) for gradient in gradients]
             for parameter, step in zip(parameters, steps, strict=True):
                 parameter.detach().add_(step)
-            gradients = _error_gradients(parameters, replay, index, batch, target)
+            gradients = _error_gradients(parameters, others, replay, index, batch, target)
             for parameter, step in zip(parameters, steps, strict=True):
                 parameter.detach().sub_(step)
         for parameter, gradient in zip(parameters, gradients, strict=True):
@@ -95,9 +102,14 @@ class Safe(BlockwiseMethod):
 
 @torch.enable_grad()
 def _error_gradients(
-    parameters: list[nn.Parameter], replay: BlockReplay, index: int, batch: int, target: torch.Tensor
+    parameters: list[nn.Parameter],
+    others: list[torch.Tensor],
+    replay: BlockReplay,
+    index: int,
+    batch: int,
+    target: torch.Tensor,
 ) -> list[torch.Tensor]:
-    """∇ of ‖block(x) − target‖² / ‖target‖² for one batch."""
+    """∇ of ‖block(x) − target‖² / ‖target‖² for one batch, 0 for `others`."""
     output = replay.run(index, replay.hidden[batch])
     gradients = torch.autograd.grad(relative_error(output, target), parameters)
-    return [gradient.contiguous() for gradient in gradients]
+    return [gradient.contiguous().masked_fill_(other, 0) for gradient, other in zip(gradients, others, strict=True)]

@@ -1,11 +1,12 @@
 """Decoder blocks and prunable weights, found by structure: no list of architectures, no names.
 
 The blocks are the outermost `ModuleList` with the most parameters. Within them the weight of every linear layer
-(`nn.Linear`, or GPT-2's `Conv1D`, which stores [inputs, outputs]) is prunable; embeddings, norms, biases and the head
-are not. `choose` leaves some of them out.
+(`nn.Linear`, or GPT-2's `Conv1D`, which stores [inputs, outputs]) is prunable, and so is every matrix of every expert,
+of which one parameter may hold many (`elsa.model.experts`); embeddings, norms, biases, routers and the head are not.
+`choose` leaves some of them out.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from transformers.pytorch_utils import Conv1D
 from elsa.distributed.sharding import local, rows_as, rows_like
 from elsa.errors import UserError
 from elsa.globs import matches, refuse_idle
+from elsa.model.experts import expert_name, fused, routers
 
 MINIMUM_COVERAGE = 0.95
 _LEFT_OUT = "_elsa_left_out"  # attribute of a model, so that copies of it have it too
@@ -29,24 +31,30 @@ class PrunableWeight:
     `name`: of the weight in `model.state_dict()`, by which everything outside this room knows it. The parameter is
     looked up anew at every use, since sharding and changes of dtype may replace it. Where the model is spread over
     ranks, values and gradient are those of this rank's rows, and sizes those of the whole weight.
+
+    `attribute`: of the module, which holds the parameter. `expert`: the number of the one whose matrix it is in a
+    parameter [E, O, I], or [E, I, O] if `transposed`; then `name` ends with it, and [3] behind the parameter's name is
+    the fourth. None for a parameter that is the weight.
     """
 
     name: str
-    module: nn.Linear | Conv1D
+    module: nn.Module
     transposed: bool
+    attribute: str = "weight"
+    expert: int | None = None
 
     @property
     def parameter_name(self) -> str:
         """The name of the parameter that holds the weight; several weights may share one."""
-        return self.name
+        return self.name if self.expert is None else self.name.removesuffix(f"[{self.expert}]")
 
     @property
     def parameter(self) -> nn.Parameter:
-        return self.module.get_parameter("weight")
+        return self.module.get_parameter(self.attribute)
 
     @property
     def numel(self) -> int:
-        return self.parameter.numel()
+        return self.shape_OI.numel()
 
     @property
     def value_OI(self) -> torch.Tensor:
@@ -82,8 +90,9 @@ class PrunableWeight:
         return rows_as(whole, self.as_OI(self.parameter.detach())).to(self.value_OI.device)
 
     def as_OI(self, tensor: torch.Tensor) -> torch.Tensor:
-        """View a tensor of the parameter's shape as [outputs, inputs]."""
-        return tensor.t() if self.transposed else tensor
+        """View of a tensor of the parameter's shape what belongs to this weight, as [outputs, inputs]."""
+        own = tensor if self.expert is None else tensor[self.expert]
+        return own.t() if self.transposed else own
 
 
 def decoder_blocks(model: nn.Module) -> nn.ModuleList:
@@ -107,7 +116,8 @@ def choose(model: nn.Module, include: Collection[str] | None, exclude: Collectio
     refuse_idle("include", include or (), names)
     refuse_idle("exclude", exclude, names)
     chosen = [name for name in names if include is None or any(matches(name, glob) for glob in include)]
-    chosen = [name for name in chosen if not any(matches(name, glob) for glob in exclude)]
+    excluded = set(exclude)
+    chosen = [n for n in chosen if n not in excluded and not any(matches(n, glob) for glob in exclude)]
     if not chosen:
         key, given = ("exclude", exclude) if exclude else ("include", include)
         raise UserError(f"{key}={list(given or ())}: every prunable weight is left out, so there is nothing to prune")
@@ -130,7 +140,7 @@ def _all_by_block(model: nn.Module) -> list[dict[str, PrunableWeight]]:
     path = next(name for name, module in model.named_modules() if module is blocks)
     found = []
     for index, block in enumerate(blocks):
-        own = _linear_weights(block, f"{path}.{index}.")
+        own = {weight.name: weight for weight in _matrices(block, f"{path}.{index}.")}
         found.append({name: weight for name, weight in own.items() if id(weight.parameter) not in seen})
         seen |= {id(weight.parameter) for weight in own.values()}
     return found
@@ -141,23 +151,46 @@ def prunable_weights(model: nn.Module) -> dict[str, PrunableWeight]:
     return {name: weight for block in weights_by_block(model) for name, weight in block.items()}
 
 
-def _linear_weights(block: nn.Module, prefix: str) -> dict[str, PrunableWeight]:
-    linear = ((n, m) for n, m in block.named_modules() if isinstance(m, (nn.Linear, Conv1D)))
-    found = (PrunableWeight(f"{prefix}{name}.weight", module, isinstance(module, Conv1D)) for name, module in linear)
-    return {weight.name: weight for weight in found}
+def parameters_of(weights: Mapping[str, PrunableWeight]) -> dict[str, nn.Parameter]:
+    """The parameters that hold these weights by name, each once."""
+    return {weight.parameter_name: weight.parameter for weight in weights.values()}
+
+
+def entries_of(weights: Mapping[str, PrunableWeight]) -> dict[str, torch.Tensor]:
+    """Which entries of these parameters belong to the weights, bool in the parameters' shapes."""
+    found = {name: torch.zeros_like(each, dtype=torch.bool) for name, each in parameters_of(weights).items()}
+    for weight in weights.values():
+        weight.as_OI(found[weight.parameter_name]).fill_(True)
+    return found
+
+
+def _matrices(block: nn.Module, prefix: str) -> Iterator[PrunableWeight]:
+    left_alone = {id(parameter) for parameter in routers(block).values()}
+    for path, module in block.named_modules():
+        name = f"{prefix}{path}."
+        if isinstance(module, (nn.Linear, Conv1D)):
+            if id(module.weight) not in left_alone:
+                yield PrunableWeight(f"{name}weight", module, isinstance(module, Conv1D))
+            continue
+        for each in fused(module, f"{prefix}{path}"):
+            for expert in range(each.experts):
+                its_name = expert_name(f"{name}{each.name}", expert)
+                yield PrunableWeight(its_name, module, each.transposed, each.name, expert)
 
 
 @dataclass(frozen=True)
 class Coverage:
     """How much of the blocks' weight matrices will be pruned.
 
-    `left_out`: by `choose`, which could be pruned too; names and entries.
+    `left_out`: by `choose`, which could be pruned too; names and entries. `routers`: those of the matrices that choose
+    among experts, which are neither pruned nor counted.
     """
 
     prunable: int
     total: int
     unreached: list[str]
     left_out: dict[str, int] = field(default_factory=dict)
+    routers: dict[str, int] = field(default_factory=dict)
 
     @property
     def share(self) -> float:
@@ -166,6 +199,8 @@ class Coverage:
 
     def __str__(self) -> str:
         said = f"{self.prunable / self.total:.1%} of {self.total:,} block weights are prunable"
+        if self.routers:
+            said += f", beside {sum(self.routers.values()):,} of {len(self.routers)} routers that are left alone"
         if not self.left_out:
             return said
         share = sum(self.left_out.values()) / self.total
@@ -177,17 +212,14 @@ class Coverage:
 
     def facts(self) -> dict[str, Any]:
         """For a record."""
-        found = asdict(self)
-        if not self.left_out:
-            del found["left_out"]
-        return found
+        return {key: value for key, value in asdict(self).items() if value or key not in ("left_out", "routers")}
 
     def check(self) -> None:
         """Raise `UserError` with the names of what was not reached if the share is below 95 %."""
         if self.share < MINIMUM_COVERAGE:
             names = ", ".join(self.unreached[:4]) + (", …" if len(self.unreached) > 4 else "")
             raise UserError(
-                f"model: only {self.share:.1%} of the block weights are linear layers that can be pruned "
+                f"model: only {self.share:.1%} of the block weights are linear layers or experts that can be pruned "
                 f"(at least {MINIMUM_COVERAGE:.0%} wanted); not reached: {names}"
             )
 
@@ -197,7 +229,9 @@ def coverage(model: nn.Module) -> Coverage:
     blocks = decoder_blocks(model)
     chosen, every = prunable_weights(model), {n: weight for own in _all_by_block(model) for n, weight in own.items()}
     reached = {id(weight.parameter) for weight in every.values()}
-    matrices = {name: p for name, p in blocks.named_parameters() if p.dim() >= 2}
+    router = {f"{n}.{name}": p for n, block in enumerate(blocks) for name, p in routers(block).items()}
+    left_alone = {id(parameter) for parameter in router.values()}
+    matrices = {name: p for name, p in blocks.named_parameters() if p.dim() >= 2 and id(p) not in left_alone}
     if not matrices:
         raise UserError("model: its blocks hold no weight matrices")
     return Coverage(
@@ -205,6 +239,7 @@ def coverage(model: nn.Module) -> Coverage:
         total=sum(p.numel() for p in matrices.values()),
         unreached=[name for name, p in matrices.items() if id(p) not in reached],
         left_out={name: weight.numel for name, weight in every.items() if name not in chosen},
+        routers={name: parameter.numel() for name, parameter in router.items()},
     )
 
 

@@ -48,10 +48,17 @@ def holding(weight: PrunableWeight, read_OI: Callable[[], torch.Tensor]) -> Iter
     own: list[torch.Tensor] = []
 
     def take(*_: object) -> None:
+        if weight.expert is not None:  # the parameter holds others too
+            own.append(weight.value_OI.clone())
+            weight.write(read_OI())
+            return
         own.append(weight.parameter.data)
         weight.parameter.data = weight.as_OI(read_OI().to(weight.parameter.dtype))
 
     def give_back(*_: object) -> None:
+        if weight.expert is not None:
+            weight.write(own.pop())
+            return
         weight.parameter.data = own.pop()
 
     hooks = [weight.module.register_forward_pre_hook(take)]

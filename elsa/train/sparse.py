@@ -17,6 +17,7 @@ from elsa.sparsity.projection import saliency
 from elsa.train.constraint import Constraint, by_parameter
 from elsa.train.optimizer import Optimizer
 
+_LEAST = 1e-30  # far below any moment: entries of an expert that no token has reached go by their magnitude
 _log = logging.getLogger(__name__)
 
 
@@ -97,7 +98,8 @@ class Projection:
         if self.loss_moments is not None:
             return self.loss_moments.of[name]
         weight = self.weights[name]
-        return weight.as_OI(self.optimizer.second_moment(weight.parameter_name))
+        moment = weight.as_OI(self.optimizer.second_moment(weight.parameter_name))
+        return moment if weight.expert is None else moment.clamp_min(_LEAST)
 
     def saliency(self, name: str) -> torch.Tensor:
         """What zeroing each entry of a weight costs, fp32 [O, I]."""

@@ -1,0 +1,101 @@
+"""Experts and routers, found by structure: parameters that hold a matrix for each of several experts.
+
+Shapes: E experts, O outputs and I inputs of each one's matrix.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from elsa.errors import UserError
+
+_GATED = 2  # parts of the first matrix of an expert with a gate
+_EXPERT = re.compile(r"(.+)\[(\d+)\]")
+
+
+@dataclass(frozen=True)
+class Fused:
+    """A parameter [E, O, I] of a module, or [E, I, O] if `transposed`. `name`: in its module."""
+
+    name: str
+    experts: int
+    transposed: bool
+
+
+def expert_name(parameter_name: str, expert: int) -> str:
+    """The name of an expert's matrix: that of its parameter in the state dict, and its number."""
+    return f"{parameter_name}[{expert}]"
+
+
+def stored_name(name: str) -> tuple[str, int | None]:
+    """The parameter in the state dict that holds a weight of this name, and the number of the expert if it is one's."""
+    found = _EXPERT.fullmatch(name)
+    return (name, None) if found is None else (found[1], int(found[2]))
+
+
+def fused(module: nn.Module, path: str) -> list[Fused]:
+    """The parameters of a module (not of its children) that hold experts' matrices; none of most modules.
+
+    An expert has two matrices, of which the second has as many inputs as the first has outputs, or half as many behind
+    a gate, and gives what the first takes. That, and `is_transposed` where transformers says so, tells the layout. A
+    parameter alone in its module is read as the module's `input_size` and `output_size` say. Raises `UserError` if
+    both layouts would do.
+    """
+    found = {n: p for n, p in module.named_parameters(recurse=False) if p.dim() == 3 and min(p.shape[1:]) > 1}
+    shapes = [tuple(parameter.shape) for parameter in found.values()]
+    if len(shapes) == 1:
+        sizes = (getattr(module, "output_size", None), getattr(module, "input_size", None))
+        layouts = [layout for layout in (False, True) if shapes[0][1:] == (sizes[::-1] if layout else sizes)]
+    elif len(shapes) == 2 and shapes[0][0] == shapes[1][0]:
+        said = getattr(module, "is_transposed", None)
+        layouts = [layout for layout in (False, True) if said in (None, layout) and _chained(*shapes, layout)]
+    else:
+        return []
+    if len(layouts) > 1:
+        what = " and ".join(f"{name} {list(shape)}" for name, shape in zip(found, shapes, strict=True))
+        raise UserError(f"model: {path} has experts' matrices ({what}), and nothing says which sides are their inputs")
+    return [Fused(name, parameter.shape[0], layouts[0]) for name, parameter in found.items()] if layouts else []
+
+
+def routers(block: nn.Module) -> dict[str, nn.Parameter]:
+    """By name, the matrices that choose among experts, or weigh them: they are left as they are.
+
+    A child beside experts that holds a single matrix, with a row for each expert (a router), or with one row (the gate
+    of a shared expert).
+    """
+    found = {}
+    for path, parent in block.named_modules():
+        children = dict(parent.named_children())
+        counts = {name: _experts_in(child, f"{path}.{name}") for name, child in children.items()}
+        beside = set(counts.values()) - {0}
+        for name, child in children.items():
+            matrices = [(inside, p) for inside, p in child.named_parameters() if p.dim() >= 2]
+            if beside and not counts[name] and len(matrices) == 1:
+                inside, parameter = matrices[0]
+                if parameter.dim() == 2 and parameter.shape[0] in beside | {1}:
+                    found[f"{path}.{name}.{inside}".removeprefix(".")] = parameter
+    return found
+
+
+def _chained(first: tuple[int, ...], second: tuple[int, ...], transposed: bool) -> bool:
+    """Whether one expert's matrices fit behind each other in this layout."""
+    (_, outputs, inputs), (_, last_outputs, last_inputs) = first, second
+    if transposed:
+        outputs, inputs, last_outputs, last_inputs = inputs, outputs, last_inputs, last_outputs
+    return inputs == last_outputs and outputs in (last_inputs, _GATED * last_inputs)
+
+
+def _experts_in(module: nn.Module, path: str) -> int:
+    """How many experts a module is: fused ones, or a list of modules with linear layers of the same shapes."""
+    if isinstance(module, nn.ModuleList) and len(module) > 1:
+        kinds = {tuple(_shapes(each)) for each in module}
+        return len(module) if len(kinds) == 1 and kinds != {()} else 0
+    own = fused(module, path)
+    return own[0].experts if own else 0
+
+
+def _shapes(module: nn.Module) -> Iterator[torch.Size]:
+    return (each.weight.shape for each in module.modules() if isinstance(each, nn.Linear))
