@@ -23,7 +23,14 @@ from tests.conftest import VOCABULARY
 _SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
 _SIZES |= {"vocab_size": VOCABULARY, "max_position_embeddings": 64, "intermediate_size": 48}
 _PICKED = {"num_experts_per_tok": 2}
-_LATENT = {"num_key_value_heads": 4, "kv_lora_rank": 16, "q_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8}
+_LATENT = {
+    "num_key_value_heads": 4,
+    "kv_lora_rank": 16,
+    "q_lora_rank": 16,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 8,
+    "v_head_dim": 8,
+}
 _LATENT |= {"moe_intermediate_size": 24, "n_routed_experts": 4, "n_shared_experts": 1, "first_k_dense_replace": 1}
 _LINEAR = {"linear_num_key_heads": 2, "linear_num_value_heads": 2, "linear_key_head_dim": 8}
 _LINEAR |= {"linear_value_head_dim": 8, "shared_expert_intermediate_size": 32}
@@ -42,7 +49,7 @@ MOE_CONFIGS = {
     "qwen3_next": Qwen3NextConfig(**_SIZES, **_PICKED, **_LINEAR, head_dim=8, num_experts=4, moe_intermediate_size=24,
                                   layer_types=["linear_attention", "full_attention"]),
     "jamba": JambaConfig(**_SIZES, **_PICKED, num_experts=4, expert_layer_period=2, expert_layer_offset=1,
-                         attn_layer_period=2, attn_layer_offset=1),
+                         attn_layer_period=2, attn_layer_offset=1, mamba_dt_rank=4),
 }  # fmt: skip
 
 

@@ -225,7 +225,7 @@ def _in_form(name: str | None, weight: PrunableWeight) -> SparseLinear:
     """The layer of a weight in the form of that name, or in the one that fits it."""
     weight_OI, device = weight.value_OI, weight.value_OI.device
     its_form = fitting(device, float((weight_OI != 0).float().mean())) if name is None else form(name, device)
-    return SparseLinear.of(weight_OI, weight.module.bias, its_form)
+    return SparseLinear.of(weight_OI, weight.bias, its_form)
 
 
 def _now(device: torch.device) -> float:

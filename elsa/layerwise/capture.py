@@ -7,7 +7,7 @@ Shapes: N windows of L tokens, hidden states [batch, L, D].
 """
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -32,13 +32,15 @@ class _Reached(Exception):  # noqa: N818 (a signal, not an error)
 class BlockReplay:
     """`hidden`: the inputs of the next block to run; `calls[b]`: block b's other arguments.
 
-    `ranks`: that share the windows; `hidden` are those of this one's.
+    `ranks`: that share the windows; `hidden` are those of this one's. `tokens`: by weight, how many reached it where a
+    router decides.
     """
 
     blocks: nn.ModuleList
     calls: list[Call]
     hidden: Activations
     ranks: Ranks = ONE
+    tokens: dict[str, int] = field(default_factory=dict)
 
     def run(self, index: int, hidden: torch.Tensor) -> torch.Tensor:
         """Output of block `index` for one batch of its inputs."""

@@ -1,14 +1,17 @@
 """Prune block after block: statistics of the inputs, prune every linear layer, run the pruned block, go on.
 
 A layer-wise pruner is three or four verbs and no loop. Layers that get the same input (q, k and v; gate and up) are
-recognised by the identity of the tensor, and share one statistic and whatever is computed from it.
+recognised by the identity of the tensor, and share one statistic and whatever is computed from it. An expert's is that
+of the tokens that its router sends to it.
 
 Shapes: T tokens, O outputs and I inputs of a linear layer.
 """
 
 import dataclasses
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -17,9 +20,14 @@ from torch import nn
 from elsa.distributed.ranks import ONE, Ranks
 from elsa.errors import UserError
 from elsa.layerwise.capture import BlockReplay, capture
+from elsa.layerwise.routed import REFUSE, observe_all_tokens, observing
+from elsa.layerwise.statistics import FEWEST_TOKENS
 from elsa.model.weights import PrunableWeight, decoder_blocks
 from elsa.sparsity.pattern import Pattern
 from elsa.track.progress import progress
+
+_NAMED = 3  # experts in a line
+_log = logging.getLogger(__name__)
 
 Patterns = Mapping[str, Pattern]  # of every prunable weight by name
 
@@ -29,6 +37,7 @@ class BlockPruner(ABC):
 
     needs_inputs: ClassVar[bool] = True
     additive: ClassVar[bool] = False  # whether statistics of different windows can be added, so that ranks share them
+    few_tokens: str = REFUSE  # what becomes of an expert that too few tokens reach (`elsa.layerwise.routed`)
 
     @abstractmethod
     def prune_block(
@@ -46,6 +55,9 @@ class Statistics(Protocol):
     def update_statistics(self, statistics: Any, inputs_TI: torch.Tensor) -> None:
         """Add fp32 inputs to the statistic, in place."""
 
+    def fewest_tokens(self, inputs: int) -> int:
+        """How many tokens must reach an expert's matrix of so many inputs for the statistic to mean something."""
+
 
 class LayerPruner(BlockPruner):
     """A method that prunes layer by layer: three or four verbs.
@@ -61,6 +73,10 @@ class LayerPruner(BlockPruner):
         """Add fp32 inputs to the statistic, in place."""
         raise AssertionError(f"{type(self).__name__} needs no inputs")
 
+    def fewest_tokens(self, inputs: int) -> int:
+        """How many tokens must reach an expert's matrix of so many inputs for the statistic to mean something."""
+        return FEWEST_TOKENS
+
     def prepare(self, statistics: Any) -> Any:
         """What all layers with the same inputs share, computed once; by default the statistic itself."""
         return statistics
@@ -75,7 +91,7 @@ class LayerPruner(BlockPruner):
         if replay is None:
             prune_group(layers, None, self, patterns)
             return
-        groups, ranks = collect(replay, index, layers, self), replay.ranks
+        groups, ranks = collect(replay, index, layers, self, self.few_tokens), replay.ranks
 
         def prune_own() -> None:
             for number in ranks.share_of(len(groups)):
@@ -97,8 +113,10 @@ def prune_blocks(
     windows_NL: torch.Tensor | None,
     place: str = "auto",
     ranks: Ranks = ONE,
-) -> None:
+) -> dict[str, int]:
     """Prune `weights[b]` of every block b in place. `windows_NL`: calibration tokens, None if no inputs are needed.
+
+    Returns how many tokens reached each expert's matrix, by name.
 
     `place`: where a block's inputs are kept, see `elsa.layerwise.activations`. `ranks`: that share the windows and the
     layers of a block, each with all of the model; for an `additive` pruner. Raises `UserError` naming the layer if
@@ -115,6 +133,7 @@ def prune_blocks(
         pruner.prune_block(replay, index, weights[index], patterns)
         if replay is not None and index + 1 < len(blocks):
             replay.propagate(index)
+    return {} if replay is None else replay.tokens
 
 
 def prune_group(layers: dict[str, PrunableWeight], statistics: Any, pruner: LayerPruner, patterns: Patterns) -> None:
@@ -133,22 +152,28 @@ def prune_group(layers: dict[str, PrunableWeight], statistics: Any, pruner: Laye
 
 
 def collect(
-    replay: BlockReplay, index: int, layers: dict[str, PrunableWeight], pruner: Statistics
+    replay: BlockReplay,
+    index: int,
+    layers: dict[str, PrunableWeight],
+    pruner: Statistics,
+    few_tokens: str = REFUSE,
 ) -> list[tuple[list[str], Any]]:
     """Run block `index` over all batches; return [(names of layers with the same input, their statistic)].
 
-    The statistics are those of the windows of all ranks.
+    The statistics are those of the windows of all ranks. `few_tokens`: one of `elsa.layerwise.routed.FEW_TOKENS`.
     """
+    experts = {name: weight for name, weight in layers.items() if weight.expert is not None}
     groups: dict[str, list[str]] = {}  # the first layer to see an input → all layers that see it
     statistics: dict[str, Any] = {}
     tokens: dict[str, int] = {}
-    seen: list[tuple[torch.Tensor, str]] = []  # inputs of the first batch, alive so that identity means equality
-    grouped = False
+    seen: list[tuple[torch.Tensor, str]] = []  # new inputs of a batch, alive so that identity means equality
+    placed: set[str] = set()
 
     def observe(name: str, inputs: torch.Tensor) -> None:
-        if not grouped:
+        if name not in placed:
             leader = next((other for tensor, other in seen if tensor is inputs), name)
             groups.setdefault(leader, []).append(name)
+            placed.add(name)
             seen.append((inputs, leader))
             if leader == name:
                 statistics[name] = pruner.init_statistics(layers[name].value_OI)
@@ -160,26 +185,66 @@ def collect(
     hooks = [
         weight.module.register_forward_pre_hook(lambda module, args, name=name: observe(name, args[0]))
         for name, weight in layers.items()
+        if name not in experts
     ]
     try:
         for hidden in replay.hidden:
-            replay.run(index, hidden)
-            grouped = True
+            observing(partial(replay.run, index, hidden), experts, observe)
             seen.clear()
     finally:
         for hook in hooks:
             hook.remove()
+    if experts:
+        replay.tokens |= {name: tokens.get(name, 0) for name in experts}
+        few = _few(experts, tokens, pruner, few_tokens)
+        for name in few:
+            groups.pop(name, None)
+            placed.discard(name)
+        observe_all_tokens(replay, index, few, observe)
     tokens = _over_ranks(replay.ranks, groups, statistics, tokens)
     reached = {name for leader, names in groups.items() if tokens[leader] for name in names}
     for name in layers:
         if name not in reached:
             raise UserError(
                 f"method.calibration_windows: no calibration token reaches {name}, so nothing says which of its "
-                "weights matter; use more windows"
+                "weights matter; use more windows, or leave it out with model.exclude"
             )
     for leader, statistic in statistics.items():
         _refuse_not_finite(statistic, f"the inputs of {leader}")
     return [(names, statistics[leader]) for leader, names in groups.items()]
+
+
+def _few(
+    experts: Mapping[str, PrunableWeight], tokens: Mapping[str, int], pruner: Statistics, few_tokens: str
+) -> dict[str, PrunableWeight]:
+    """The experts' matrices that too few tokens reach. Raises `UserError` with their names if that is refused."""
+    _log.info(_table(experts, tokens))
+    fewest = {name: pruner.fewest_tokens(weight.shape_OI[1]) for name, weight in experts.items()}
+    found = {name: weight for name, weight in experts.items() if tokens.get(name, 0) < fewest[name]}
+    if not found:
+        return {}
+    said = [f"{tokens.get(name, 0)} reach {name}, which takes {fewest[name]}" for name in list(found)[:_NAMED]]
+    others = f", and {len(found) - _NAMED} others" if len(found) > _NAMED else ""
+    if few_tokens == REFUSE:
+        raise UserError(
+            f"method.few_tokens=refuse: too few calibration tokens reach {len(found)} of {len(experts)} matrices of a "
+            f"block's experts: {'; '.join(said)}{others}; raise method.calibration_windows, or set all_tokens"
+        )
+    _log.warning("all tokens of the layer count for %s%s", ", ".join(list(found)[:_NAMED]), others)
+    return found
+
+
+def _table(experts: Mapping[str, PrunableWeight], tokens: Mapping[str, int]) -> str:
+    """How many tokens reached the experts of a block, in a line for each module of them."""
+    counts: dict[str, dict[int, int]] = {}
+    for name, weight in experts.items():
+        assert weight.expert is not None, "it is an expert's"
+        module = weight.parameter_name.rpartition(".")[0]
+        counts.setdefault(module, {})[weight.expert] = tokens.get(name, 0)
+    return "\n".join(
+        f"{module}: {len(its)} experts, tokens each {', '.join(map(str, its.values()))}"
+        for module, its in counts.items()
+    )
 
 
 def _over_ranks(

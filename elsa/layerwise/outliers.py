@@ -6,6 +6,7 @@ import torch
 
 from elsa.layerwise.capture import BlockReplay
 from elsa.layerwise.driver import BlockPruner, Patterns, collect
+from elsa.layerwise.routed import REFUSE
 from elsa.layerwise.statistics import EnergyStatistics
 from elsa.model.weights import PrunableWeight
 from elsa.sparsity.allocation import LEAST_DENSITY
@@ -22,7 +23,8 @@ class Outliers(BlockPruner):
 
     additive = True
 
-    def __init__(self) -> None:
+    def __init__(self, few_tokens: str = REFUSE) -> None:
+        self.few_tokens = few_tokens
         self.shares: dict[int, float] = {}
 
     def prune_block(
@@ -31,7 +33,7 @@ class Outliers(BlockPruner):
         if not layers:
             return
         assert replay is not None, "it needs inputs"
-        groups = collect(replay, index, layers, EnergyStatistics())
+        groups = collect(replay, index, layers, EnergyStatistics(), self.few_tokens)
         norms = {name: energy.sqrt() for names, energy in groups for name in names}
 
         def score(name: str) -> torch.Tensor:

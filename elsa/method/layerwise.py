@@ -1,6 +1,6 @@
 """Methods that go block by block or layer by layer through the shared driver."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -10,9 +10,11 @@ from elsa.distributed.ranks import ONE, Ranks
 from elsa.errors import require
 from elsa.layerwise.driver import BlockPruner, LayerPruner, prune_blocks
 from elsa.layerwise.outliers import Outliers, block_sparsities
+from elsa.layerwise.routed import FEW_TOKENS, REFUSE
 from elsa.layerwise.statistics import GramStatistics
 from elsa.method.base import Method, Task
 from elsa.model.weights import PrunableWeight, parameters_of, prunable_weights, weights_by_block
+from elsa.record.key import NOT_NAMED
 from elsa.sparsity.allocation import patterns_of, patterns_of_shares
 from elsa.sparsity.pattern import Pattern
 from elsa.sparsity.projection import saliency
@@ -22,12 +24,19 @@ from elsa.train.loss import squared_gradients
 
 @dataclass(frozen=True, kw_only=True)
 class BlockwiseMethod(BlockPruner, Method):
-    """A pruner run by the shared driver on `calibration_windows` windows of the train split."""
+    """A pruner run by the shared driver on `calibration_windows` windows of the train split.
+
+    `few_tokens`: what becomes of an expert to which its router sends too few of them: "refuse", or "all_tokens", which
+    takes the statistics of all tokens of the layer for it. Too few are fewer than the inputs of its matrix for a Gram
+    matrix, and than 32 for norms.
+    """
 
     calibration_windows: int = 128
+    few_tokens: str = field(default=REFUSE, metadata=NOT_NAMED)
 
     def __post_init__(self) -> None:
         require(self.calibration_windows >= 1, "calibration_windows", self.calibration_windows, "at least 1")
+        require(self.few_tokens in FEW_TOKENS, "few_tokens", self.few_tokens, f"known: {', '.join(FEW_TOKENS)}")
 
     @property
     def calibrates(self) -> bool:
@@ -38,8 +47,8 @@ class BlockwiseMethod(BlockPruner, Method):
 
     def apply(self, model: nn.Module, task: Task) -> dict[str, Any]:
         windows = task.windows(self.calibration_windows)
-        prune_together(model, self, task, windows)
-        return {"calibration_tokens": windows.numel()}
+        tokens = prune_together(model, self, task, windows)
+        return {"calibration_tokens": windows.numel()} | ({"expert_tokens": tokens} if tokens else {})
 
 
 class LayerwiseMethod(LayerPruner, BlockwiseMethod):
@@ -52,20 +61,20 @@ class GramMethod(GramStatistics, LayerwiseMethod):
     additive = True
 
 
-def prune_together(model: nn.Module, pruner: BlockPruner, task: Task, windows_NL: torch.Tensor) -> None:
+def prune_together(model: nn.Module, pruner: BlockPruner, task: Task, windows_NL: torch.Tensor) -> dict[str, int]:
     """Run the shared driver over all blocks, on several ranks too: all have the whole model, before and after.
 
     They share the windows if statistics of windows can be added, and the order in which they are does not matter;
-    otherwise the first prunes and the others get its weights.
+    otherwise the first prunes and the others get its weights. Returns how many tokens reached each expert's matrix.
     """
     ranks = task.ranks
     shares = pruner.additive and not task.training.fixed_order and len(windows_NL) >= ranks.size
     if ranks.size == 1 or shares:
-        prune_model(model, pruner, task.pattern, windows_NL, task.activations, ranks)
-        return
-    ranks.once(lambda: prune_model(model, pruner, task.pattern, windows_NL, task.activations))
+        return prune_model(model, pruner, task.pattern, windows_NL, task.activations, ranks)
+    tokens = ranks.once(lambda: prune_model(model, pruner, task.pattern, windows_NL, task.activations))
     for weight in prunable_weights(model).values():
         ranks.copy_(weight.parameter.data)
+    return tokens
 
 
 def prune_model(
@@ -75,21 +84,20 @@ def prune_model(
     windows_NL: torch.Tensor | None,
     place: str = "auto",
     ranks: Ranks = ONE,
-) -> None:
+) -> dict[str, int]:
     """Run the shared driver over all blocks of `model`. `ranks`: that share the windows, each with all of the model.
 
     A global budget is placed by what zeroing an entry would cost the model's own loss: w² times the mean squared
     gradient of the dense model's cross-entropy over the windows (the diagonal of its empirical Fisher information),
     which takes the memory of a backward pass; or w² alone for a method without data. "owl" goes over the dense blocks
-    once more than the pruner.
+    once more than the pruner. Returns how many tokens reached each expert's matrix.
     """
     model.eval()
     blocks = weights_by_block(model)
     if pattern.allocation == "owl":
         assert windows_NL is not None, "the method calibrates"
-        patterns = _by_outliers(model, blocks, pattern, windows_NL, place, ranks)
-        prune_blocks(model, blocks, pruner, patterns, windows_NL, place, ranks)
-        return
+        patterns = _by_outliers(model, blocks, Outliers(pruner.few_tokens), pattern, windows_NL, place, ranks)
+        return prune_blocks(model, blocks, pruner, patterns, windows_NL, place, ranks)
     weights = {name: weight for block in blocks for name, weight in block.items()}
     importance: dict[str, torch.Tensor] = {}
     if pattern.allocation == "global" and windows_NL is not None:
@@ -102,19 +110,19 @@ def prune_model(
 
     patterns = patterns_of(pattern, {name: weight.numel for name, weight in weights.items()}, cost)
     importance.clear()  # as large as the model in fp32, and not needed for the blocks
-    prune_blocks(model, blocks, pruner, patterns, windows_NL, place, ranks)
+    return prune_blocks(model, blocks, pruner, patterns, windows_NL, place, ranks)
 
 
 def _by_outliers(
     model: nn.Module,
     blocks: list[dict[str, PrunableWeight]],
+    found: Outliers,
     pattern: Pattern,
     windows_NL: torch.Tensor,
     place: str,
     ranks: Ranks,
 ) -> dict[str, Pattern]:
     """The pattern of each weight: as sparse as its block by OWL, all together as `pattern` says."""
-    found = Outliers()
     prune_blocks(model, blocks, found, {}, windows_NL, place, ranks)
     sizes = {index: sum(weight.numel for weight in blocks[index].values()) for index in found.shares}
     of_blocks = block_sparsities(found.shares, sizes, pattern.sparsity)

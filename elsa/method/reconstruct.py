@@ -69,7 +69,12 @@ class Reconstruction(Refiner):
             weight.write(sparse[name])
 
     def _train(
-        self, part: nn.Module, weights: Mapping[str, PrunableWeight], inputs: Activations, call: Call, goals: Activations
+        self,
+        part: nn.Module,
+        weights: Mapping[str, PrunableWeight],
+        inputs: Activations,
+        call: Call,
+        goals: Activations,
     ) -> None:
         kept, named = entries_of(weights), parameters_of(weights)
         for weight in weights.values():

@@ -96,7 +96,7 @@ class Safe(BlockwiseMethod):
         """Energy of every layer's inputs, [1, I], if projections are to use it."""
         if not self.activation_aware:
             return dict.fromkeys(layers)
-        groups = collect(replay, index, layers, EnergyStatistics())
+        groups = collect(replay, index, layers, EnergyStatistics(), self.few_tokens)
         return {name: energy[None, :] for names, energy in groups for name in names}
 
 

@@ -57,7 +57,7 @@ class SparseLLM(BlockwiseMethod):
         feed_forward = FeedForward.of(replay.blocks[index], layers)
         inside = {weight.name for weight in (*feed_forward.first, feed_forward.last)}
         attention = {name: weight for name, weight in layers.items() if name not in inside}
-        for names, statistics in collect(replay, index, attention, self._sparsegpt):
+        for names, statistics in collect(replay, index, attention, self._sparsegpt, self.few_tokens):
             prune_group({name: layers[name] for name in names}, statistics, self._sparsegpt, patterns)
         try:
             self._prune_feed_forward(feed_forward, _inputs(replay, index, feed_forward.first[0].module), patterns)
@@ -167,7 +167,7 @@ class FeedForward:
     @property
     def biases(self) -> list[torch.Tensor | float]:
         """The biases of `first`, 0 where a layer has none."""
-        return [0.0 if weight.module.bias is None else weight.module.bias.detach().float() for weight in self.first]
+        return [0.0 if weight.bias is None else weight.bias.detach().float() for weight in self.first]
 
     def linear(self, inputs_TI: torch.Tensor) -> list[torch.Tensor]:
         """The pre-activations of `first` with its present weights."""

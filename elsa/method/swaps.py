@@ -11,7 +11,7 @@ Shapes: R rows, I inputs, P and Q candidates to prune and to bring back.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,9 +19,11 @@ import torch
 from elsa.errors import require
 from elsa.layerwise.capture import BlockReplay
 from elsa.layerwise.driver import Patterns, collect
+from elsa.layerwise.routed import FEW_TOKENS, REFUSE
 from elsa.layerwise.statistics import GramStatistics
 from elsa.method.refining import Refiner, Refining
 from elsa.model.weights import PrunableWeight
+from elsa.record.key import NOT_NAMED
 from elsa.sparsity.pattern import Pattern
 
 _PAIRS = 1 << 24  # priced at once
@@ -35,14 +37,17 @@ class Swaps(Refining):
     `refit`: what comes back has the value that lowers the error most; false, as in the paper: its dense value.
     `candidates`: of each row as many kept entries that cost least and pruned ones that gain most by themselves are
     paired; null for all. `most`: exchanges a row, null until none helps. N:M exchanges within its groups.
+    `few_tokens`: as for layer-wise methods (`elsa.method.layerwise`).
     """
 
     refit: bool = True
     candidates: int | None = 16
     most: int | None = None
+    few_tokens: str = field(default=REFUSE, metadata=NOT_NAMED)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require(self.few_tokens in FEW_TOKENS, "few_tokens", self.few_tokens, f"known: {', '.join(FEW_TOKENS)}")
         for name in ("candidates", "most"):
             value = getattr(self, name)
             require(value is None or value >= 1, name, value, "at least 1, or null for all")
@@ -61,14 +66,14 @@ class SwapRefiner(Refiner):
 
     def __init__(self, method: Swaps, dense: Mapping[str, torch.Tensor]):
         super().__init__(dense)
-        self._method, self._swapped = method, 0
+        self._method, self._swapped, self.few_tokens = method, 0, method.few_tokens
         self._errors = torch.zeros(3, dtype=torch.float64)  # before, after, and the outputs' energy
 
     def prune_block(
         self, replay: BlockReplay | None, index: int, layers: dict[str, PrunableWeight], patterns: Patterns
     ) -> None:
         assert replay is not None, "it needs inputs"
-        for names, gram in collect(replay, index, layers, GramStatistics()):
+        for names, gram in collect(replay, index, layers, GramStatistics(), self.few_tokens):
             for name in names:
                 weight, dense = layers[name], self._dense[name].to(gram.device).float()
                 sparse = weight.value_OI.float()

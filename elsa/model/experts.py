@@ -51,7 +51,9 @@ def fused(module: nn.Module, path: str) -> list[Fused]:
         layouts = [layout for layout in (False, True) if shapes[0][1:] == (sizes[::-1] if layout else sizes)]
     elif len(shapes) == 2 and shapes[0][0] == shapes[1][0]:
         said = getattr(module, "is_transposed", None)
-        layouts = [layout for layout in (False, True) if said in (None, layout) and _chained(*shapes, layout)]
+        layouts = [
+            layout for layout in (False, True) if said in (None, layout) and _chained(shapes[0], shapes[1], layout)
+        ]
     else:
         return []
     if len(layouts) > 1:

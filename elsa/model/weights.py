@@ -53,6 +53,11 @@ class PrunableWeight:
         return self.module.get_parameter(self.attribute)
 
     @property
+    def bias(self) -> torch.Tensor | None:
+        """What its layer adds to its outputs, [O], if it does."""
+        return getattr(self.module, "bias", None)
+
+    @property
     def numel(self) -> int:
         return self.shape_OI.numel()
 

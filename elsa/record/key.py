@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from elsa.files import content_hash
 
+NOT_NAMED = {"named": False}  # of a dataclass's field: at its default it is no part of a question
 _WITHOUT_EFFECT = ("elsa.errors", "elsa.track")  # words, bars and logs: nothing there can change a number
 _LIBRARIES = ("torch", "transformers", "tokenizers", "numpy")
 
@@ -38,13 +39,18 @@ class Key(NamedTuple):
 def described(thing: Any) -> Any:
     """A dataclass as JSON: its class's name as `type`, and its fields as they were built, numbers in their type."""
     if dataclasses.is_dataclass(thing) and not isinstance(thing, type):
-        values = {field.name: described(getattr(thing, field.name)) for field in dataclasses.fields(thing)}
+        values = {f.name: described(getattr(thing, f.name)) for f in dataclasses.fields(thing) if _counts(thing, f)}
         return {"type": type(thing).__name__} | values
     if isinstance(thing, Mapping):
         return {key: described(value) for key, value in thing.items()}
     if isinstance(thing, (list, tuple)):
         return [described(value) for value in thing]
     return thing
+
+
+def _counts(thing: Any, field: "dataclasses.Field[Any]") -> bool:
+    """A knob that came later does not change what runs without it are called."""
+    return bool(field.metadata.get("named", True)) or getattr(thing, field.name) != field.default
 
 
 def code_hash(modules: Iterable[str]) -> str:
