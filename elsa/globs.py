@@ -1,11 +1,27 @@
-"""Weights chosen by their names: globs, as in a shell, over names as they stand in `state_dict`."""
+"""Names of weights: as they stand in `state_dict`, with the number of an expert behind where a parameter holds several.
 
+Weights are chosen by globs over their names, as in a shell.
+"""
+
+import re
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
 from elsa.errors import UserError, did_you_mean
 
 _WEIGHT = ".weight"
+_EXPERT = re.compile(r"(.+)\[(\d+)\]")
+
+
+def expert_name(parameter_name: str, expert: int) -> str:
+    """The name of an expert's matrix: that of its parameter in the state dict, and its number."""
+    return f"{parameter_name}[{expert}]"
+
+
+def stored_name(name: str) -> tuple[str, int | None]:
+    """The parameter in the state dict that holds a weight of this name, and the number of the expert if it is one's."""
+    found = _EXPERT.fullmatch(name)
+    return (name, None) if found is None else (found[1], int(found[2]))
 
 
 def matches(name: str, glob: str) -> bool:
@@ -13,7 +29,8 @@ def matches(name: str, glob: str) -> bool:
 
     A name matches itself, though a glob's brackets are something else than an expert's.
     """
-    return name == glob or any(fnmatchcase(each, glob) for each in {name, name.removesuffix(_WEIGHT), _tensor(name)})
+    parts = {name, name.removesuffix(_WEIGHT), stored_name(name)[0]}
+    return name == glob or any(fnmatchcase(part, glob) for part in parts)
 
 
 def refuse_idle(key: str, globs: Iterable[str], names: Iterable[str]) -> None:
@@ -29,14 +46,9 @@ def _globs_of(names: Iterable[str]) -> set[str]:
     """What somebody may have meant: the names, what they end with, what they begin with, and what is in between."""
     found: set[str] = set()
     for name in names:
-        parts = _tensor(name.removesuffix(_WEIGHT)).split(".")
+        parts = stored_name(name)[0].removesuffix(_WEIGHT).split(".")
         found.add(".".join(parts))
         found |= {f"*.{'.'.join(parts[-count:])}" for count in (1, 2)}
         found |= {f"{'.'.join(parts[:count])}.*" for count in range(1, len(parts))}
         found |= {f"*.{part}.*" for part in parts[1:-1]}
     return found
-
-
-def _tensor(name: str) -> str:
-    """Without the number of an expert."""
-    return name.partition("[")[0]

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from elsa.errors import UserError
 from elsa.files import write_folder_atomically
-from elsa.model.experts import stored_name
+from elsa.globs import stored_name
 from elsa.sparsity.pattern import Pattern
 
 

@@ -21,11 +21,13 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from elsa.errors import UserError
+from elsa.export.experts import make_room, packed_experts, settle_experts
 from elsa.export.forms import form as form_of
 from elsa.export.linear import SparseLinear
-from elsa.export.stored import METHOD, VERSION, WEIGHTS, Stored, sparse_modules
+from elsa.export.stored import METHOD, VERSION, WEIGHTS, Stored, sparse_modules, weight_of
 from elsa.export.writing import write_config, write_tensors
 from elsa.files import write_folder_atomically
+from elsa.globs import expert_name, stored_name
 
 
 class ElsaSparseConfig(QuantizationConfigMixin):
@@ -38,7 +40,7 @@ class ElsaSparseConfig(QuantizationConfigMixin):
 
 
 class ElsaSparseQuantizer(HfQuantizer):
-    """Puts `SparseLinear` in the place of the layers whose matrices are sparse."""
+    """Puts `SparseLinear` in the place of the layers whose matrices are sparse; experts' matrices are made dense."""
 
     quantization_config: ElsaSparseConfig
 
@@ -51,7 +53,11 @@ class ElsaSparseQuantizer(HfQuantizer):
 
     def _process_model_before_weight_loading(self, model: PreTrainedModel, **given: Any) -> None:
         dtype = given.get("dtype") or model.dtype
+        self._dtype = dtype
         for name, entry in self.quantization_config.modules.items():
+            if stored_name(name)[1] is not None:
+                make_room(model, name, entry, dtype)
+                continue
             old = model.get_submodule(name)
             if not isinstance(old, (nn.Linear, Conv1D)):
                 raise UserError(f"{name} is a {type(old).__name__} in this model, no linear layer")
@@ -59,6 +65,7 @@ class ElsaSparseQuantizer(HfQuantizer):
         _check_files(model, [Path(each) for each in given["checkpoint_files"]])
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **given: Any) -> PreTrainedModel:
+        settle_experts(model, self.quantization_config.modules, self._dtype)
         for name, module in sparse_layers(model).items():
             try:
                 module.settle()
@@ -110,18 +117,21 @@ def load_sparse(folder: Path, dtype: str, device: str, form_name: str | None = N
 def save_pretrained(model: PreTrainedModel, save_directory: str | Path, **ignored: Any) -> None:
     """Write a loaded sparse model as it was: the same bytes. The folder may hold other files, such as a tokenizer."""
     folder = Path(save_directory)
-    layers = sparse_layers(model)
+    layers, experts = sparse_layers(model), packed_experts(model)
     inside = tuple(f"{name}." for name in layers)
     tied = set(getattr(model, "all_tied_weights_keys", None) or {})
 
     def tensors() -> Any:
         for name, tensor in model.state_dict().items():
-            if not name.startswith(inside) and name not in tied:
+            if not name.startswith(inside) and name not in tied and name not in experts:
                 yield name, tensor.cpu(), False
         for name, layer in layers.items():
             yield f"{name}.weight", layer.packed(), layer.entry.get("transposed", False)
             if layer.bias is not None:
                 yield f"{name}.bias", layer.bias.detach().cpu(), False
+        for parameter, matrices in experts.items():
+            for number, (packed, transposed) in enumerate(matrices):
+                yield expert_name(parameter, number), packed, transposed
 
     def write(where: Path) -> None:
         entries = write_tensors(where, tensors())
@@ -147,9 +157,9 @@ def _check_files(model: PreTrainedModel, files: list[Path]) -> None:
     """Raise `UserError` unless the files hold just the model's tensors: transformers would draw what is missing."""
     stored = Stored(files[0].parent)
     wanted = set(model.state_dict()) - set(getattr(model, "all_tied_weights_keys", None) or {})
-    inside = {f"{name}.weight": name for name in stored.modules}
+    inside = {weight_of(name) for name in stored.modules} | {stored_name(name)[0] for name in stored.modules}
     found = {n for n in stored.shapes if n not in inside} | {
-        f"{name}.weight_{part}" for name in stored.modules for part in stored.packed(name).parts
+        f"{weight_of(name)}_{part}" for name in stored.modules for part in stored.packed(name).parts
     }
     missing, left = sorted(wanted - found), sorted(found - set(model.state_dict()))
     if missing or left:

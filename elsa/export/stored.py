@@ -16,6 +16,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from elsa.errors import UserError
 from elsa.export.layout import Packed, part_shapes
 from elsa.files import read_json
+from elsa.globs import expert_name, stored_name
 
 METHOD = "elsa_sparse"
 VERSION = 1
@@ -31,6 +32,11 @@ def sparse_modules(quantization: Any) -> dict[str, Any] | None:
     if version != VERSION or not isinstance(modules, dict):
         raise UserError(f"quantization_config: version {version} of {METHOD}; this elsa reads {VERSION}, with modules")
     return modules
+
+
+def weight_of(module: str) -> str:
+    """The name of the weight of an entry of `modules`, which is a module, or a matrix of an expert."""
+    return module if stored_name(module)[1] is not None else f"{module}.weight"
 
 
 class Stored:
@@ -61,23 +67,55 @@ class Stored:
         shapes = {name: shape for name, (_, shape) in self._places.items()}
         for module, entry in self.modules.items():
             for part, wanted in part_shapes(entry).items():
-                name = f"{module}.weight_{part}"
+                name = f"{weight_of(module)}_{part}"
                 found = shapes.pop(name, None)
                 if found is None:
                     raise UserError(f"path={self.folder}: {name} is not in its files")
                 if found != list(wanted):
                     raise UserError(f"path={self.folder}: {name} has shape {found}, wanted {list(wanted)}")
-            shapes[f"{module}.weight"] = entry["shape"][::-1] if entry.get("transposed") else list(entry["shape"])
+            parameter, expert = stored_name(module)
+            shape = entry["shape"][::-1] if entry.get("transposed") else list(entry["shape"])
+            if expert is None:
+                shapes[f"{module}.weight"] = shape
+            else:
+                shapes[parameter] = [self._experts(parameter), *shape]
         return shapes
+
+    @cached_property
+    def _numbers(self) -> dict[str, set[int]]:
+        """Of the experts, by the name of the parameter that holds them in the model."""
+        found: dict[str, set[int]] = {}
+        for module in self.modules:
+            parameter, expert = stored_name(module)
+            if expert is not None:
+                found.setdefault(parameter, set()).add(expert)
+        return found
+
+    def _experts(self, parameter: str) -> int:
+        """How many matrices it holds. Raises `UserError` if one is missing, or of another shape."""
+        numbers = self._numbers[parameter]
+        if numbers != set(range(len(numbers))):
+            raise UserError(f"path={self.folder}: {parameter} has experts {sorted(numbers)}, of which some are missing")
+        kinds = {
+            (*self.modules[name]["shape"], self.modules[name].get("transposed", False))
+            for name in (expert_name(parameter, number) for number in numbers)
+        }
+        if len(kinds) != 1:
+            raise UserError(f"path={self.folder}: the experts of {parameter} have different shapes")
+        return len(numbers)
 
     def tensor(self, name: str) -> torch.Tensor:
         """One of them; a sparse matrix with its zeros, in the dtype of its values, float32 for int8 with a scale.
 
         Raises `UserError` if it is not as it was written.
         """
+        if name in self._numbers:
+            return torch.stack([self._matrix(expert_name(name, each)) for each in range(self._experts(name))])
         module = name.removesuffix(".weight")
-        if module not in self.modules:
-            return self._read(name)
+        return self._matrix(module) if module in self.modules else self._read(name)
+
+    def _matrix(self, module: str) -> torch.Tensor:
+        """A sparse matrix with its zeros, as its module has it."""
         transposed = self.modules[module].get("transposed", False)
         csr = self.packed(module).csr()
         weight_OI = csr.dense(csr.values.dtype, transposed)
@@ -87,10 +125,10 @@ class Stored:
         """A sparse matrix as it lies there. Raises `UserError` if it is not as it was written."""
         entry = self.modules[module]
         outputs, inputs = entry["shape"]
-        parts = {part: self._read(f"{module}.weight_{part}") for part in part_shapes(entry)}
+        parts = {part: self._read(f"{weight_of(module)}_{part}") for part in part_shapes(entry)}
         packed = Packed(entry["layout"], (outputs, inputs), parts)
         if packed.checksum != entry.get("crc32"):
-            raise UserError(f"path={self.folder}: {module}.weight is not as it was written: its checksum differs")
+            raise UserError(f"path={self.folder}: {weight_of(module)} is not as it was written: its checksum differs")
         return packed
 
     def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:

@@ -23,6 +23,7 @@ from elsa.errors import UserError, did_you_mean, require
 from elsa.export.layout import Packed, entropy_bytes, entry_of, pack_matrix, quantized
 from elsa.export.stored import INDEX, METHOD, VERSION, WEIGHTS, Stored
 from elsa.files import file_hash, read_json, write_folder_atomically, write_json
+from elsa.globs import expert_name
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 INT8 = "int8"
@@ -142,8 +143,7 @@ def write_tensors(
 
     for name, tensor, transposed in tensors:
         if isinstance(tensor, Packed):
-            module = name.removesuffix(".weight")
-            entries[module] = entry_of(tensor, transposed)
+            entries[name.removesuffix(".weight")] = entry_of(tensor, transposed)
             parts = {f"{name}_{part}": value.contiguous() for part, value in tensor.parts.items()}
         else:
             parts = {name: tensor.contiguous()}
@@ -183,6 +183,9 @@ def _encoded(
     """The tensors as they are written; `counts` gets what is known of each."""
     for name, tensor in source.tensors():
         cast = form.cast(name, tensor)
+        if (experts := _experts_of(name, tensor, matrices)) is not None:
+            yield from _encoded_experts(name, tensor, cast, experts, form, counts)
+            continue
         if name not in matrices:
             counts[name] = {"bytes": cast.nbytes, "dense": cast.nbytes}
             yield name, cast, False
@@ -196,6 +199,33 @@ def _encoded(
         else:
             counts[name] = its_count | {"layout": "dense", "bytes": cast.nbytes, "parts": {"dense": cast.nbytes}}
             yield name, cast, False
+
+
+def _experts_of(name: str, tensor: torch.Tensor, matrices: dict[str, bool]) -> bool | None:
+    """Whether the experts' matrices in a tensor [E, ...] are stored as [I, O]; None of any other tensor."""
+    named = (expert_name(name, number) for number in range(len(tensor))) if tensor.dim() == 3 else ()
+    return next((matrices[each] for each in named if each in matrices), None)
+
+
+def _encoded_experts(
+    name: str,
+    tensor: torch.Tensor,
+    cast: torch.Tensor,
+    transposed: bool,
+    form: Format,
+    counts: dict[str, dict[str, Any]],
+) -> Iterator[tuple[str, torch.Tensor | Packed, bool]]:
+    """The experts' matrices one by one in their layouts, or the whole tensor for a format that is not sparse."""
+    for number, (its, its_cast) in enumerate(zip(tensor, cast, strict=True)):
+        exact = its if form.dtype == INT8 else its_cast
+        packed, expert = form.packed(exact.t() if transposed else exact), expert_name(name, number)
+        counts[expert] = _count(its, packed)
+        if form.sparse:
+            yield expert, packed, transposed
+        else:
+            counts[expert] |= {"layout": "dense", "bytes": its_cast.nbytes, "parts": {"dense": its_cast.nbytes}}
+    if not form.sparse:
+        yield name, cast, False
 
 
 def _count(tensor: torch.Tensor, packed: Packed) -> dict[str, Any]:
@@ -217,15 +247,22 @@ def _compare(written: Stored, source: Stored, matrices: dict[str, bool], form: F
     """Raise `UserError` unless every tensor, read back, is the one that was to be written."""
     names = set(written.shapes)
     for name, tensor in source.tensors():
-        wanted = form.cast_unchecked(tensor)
-        if form.dtype == INT8 and name in matrices:
-            values_OI, scale_O = quantized(tensor.t() if matrices[name] else tensor)
-            wanted_OI = values_OI.float() * scale_O[:, None]
-            wanted = wanted_OI.t() if matrices[name] else wanted_OI
+        wanted, experts = form.cast_unchecked(tensor), _experts_of(name, tensor, matrices)
+        if form.dtype == INT8 and experts is not None:
+            wanted = torch.stack([_rounded(each, experts) for each in tensor])
+        elif form.dtype == INT8 and name in matrices:
+            wanted = _rounded(tensor, matrices[name])
         if name not in names or not torch.equal(written.tensor(name), wanted):
             raise UserError(f"{written.folder}: {name} is not on disk as it was in memory")
         names.remove(name)
     assert not names, f"written beside the model: {sorted(names)}"
+
+
+def _rounded(matrix: torch.Tensor, transposed: bool) -> torch.Tensor:
+    """What a matrix is as int8 with a scale a row, in float32."""
+    values_OI, scale_O = quantized(matrix.t() if transposed else matrix)
+    wanted_OI = values_OI.float() * scale_O[:, None]
+    return wanted_OI.t() if transposed else wanted_OI
 
 
 def _facts(written: Stored, source: Stored, counts: dict[str, dict[str, Any]], form: Format) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 Shapes: E experts, O outputs and I inputs of each one's matrix.
 """
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -13,7 +12,6 @@ from torch import nn
 from elsa.errors import UserError
 
 _GATED = 2  # parts of the first matrix of an expert with a gate
-_EXPERT = re.compile(r"(.+)\[(\d+)\]")
 
 
 @dataclass(frozen=True)
@@ -23,17 +21,6 @@ class Fused:
     name: str
     experts: int
     transposed: bool
-
-
-def expert_name(parameter_name: str, expert: int) -> str:
-    """The name of an expert's matrix: that of its parameter in the state dict, and its number."""
-    return f"{parameter_name}[{expert}]"
-
-
-def stored_name(name: str) -> tuple[str, int | None]:
-    """The parameter in the state dict that holds a weight of this name, and the number of the expert if it is one's."""
-    found = _EXPERT.fullmatch(name)
-    return (name, None) if found is None else (found[1], int(found[2]))
 
 
 def fused(module: nn.Module, path: str) -> list[Fused]:
@@ -51,9 +38,7 @@ def fused(module: nn.Module, path: str) -> list[Fused]:
         layouts = [layout for layout in (False, True) if shapes[0][1:] == (sizes[::-1] if layout else sizes)]
     elif len(shapes) == 2 and shapes[0][0] == shapes[1][0]:
         said = getattr(module, "is_transposed", None)
-        layouts = [
-            layout for layout in (False, True) if said in (None, layout) and _chained(shapes[0], shapes[1], layout)
-        ]
+        layouts = [layout for layout in (False, True) if said in (None, layout) and _chained(shapes, layout)]
     else:
         return []
     if len(layouts) > 1:
@@ -82,12 +67,13 @@ def routers(block: nn.Module) -> dict[str, nn.Parameter]:
     return found
 
 
-def _chained(first: tuple[int, ...], second: tuple[int, ...], transposed: bool) -> bool:
-    """Whether one expert's matrices fit behind each other in this layout."""
-    (_, outputs, inputs), (_, last_outputs, last_inputs) = first, second
-    if transposed:
-        outputs, inputs, last_outputs, last_inputs = inputs, outputs, last_inputs, last_outputs
-    return inputs == last_outputs and outputs in (last_inputs, _GATED * last_inputs)
+def _chained(shapes: list[tuple[int, ...]], transposed: bool) -> bool:
+    """Whether one expert's matrices fit behind each other in this layout, in whatever order they were made."""
+    sizes = [(its[2], its[1]) if transposed else (its[1], its[2]) for its in shapes]
+    return any(
+        inputs == last_outputs and outputs in (last_inputs, _GATED * last_inputs)
+        for (outputs, inputs), (last_outputs, last_inputs) in (sizes, sizes[::-1])
+    )
 
 
 def _experts_in(module: nn.Module, path: str) -> int:

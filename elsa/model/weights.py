@@ -17,8 +17,8 @@ from transformers.pytorch_utils import Conv1D
 
 from elsa.distributed.sharding import local, rows_as, rows_like
 from elsa.errors import UserError
-from elsa.globs import matches, refuse_idle
-from elsa.model.experts import expert_name, fused, routers
+from elsa.globs import expert_name, matches, refuse_idle
+from elsa.model.experts import fused, routers
 
 MINIMUM_COVERAGE = 0.95
 _LEFT_OUT = "_elsa_left_out"  # attribute of a model, so that copies of it have it too
@@ -205,7 +205,7 @@ class Coverage:
     def __str__(self) -> str:
         said = f"{self.prunable / self.total:.1%} of {self.total:,} block weights are prunable"
         if self.routers:
-            said += f", beside {sum(self.routers.values()):,} of {len(self.routers)} routers that are left alone"
+            said += f"; {len(self.routers)} routers ({sum(self.routers.values()):,} weights) are left alone"
         if not self.left_out:
             return said
         share = sum(self.left_out.values()) / self.total
