@@ -52,7 +52,7 @@ def test_a_sub_blocks_goal_is_the_dense_output_on_the_dense_input(windows, monke
     train = Reconstruction._train
 
     def spy(self, part, weights, inputs, call, goals):
-        seen.append((weights[0].name, torch.cat(list(inputs)), torch.cat(list(goals))))
+        seen.append((next(iter(weights)), torch.cat(list(inputs)), torch.cat(list(goals))))
         train(self, part, weights, inputs, call, goals)
 
     monkeypatch.setattr(Reconstruction, "_train", spy)
