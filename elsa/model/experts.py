@@ -26,25 +26,25 @@ class Fused:
 def fused(module: nn.Module, path: str) -> list[Fused]:
     """The parameters of a module (not of its children) that hold experts' matrices; none of most modules.
 
-    An expert has two matrices, of which the second has as many inputs as the first has outputs, or half as many behind
-    a gate, and gives what the first takes. That, and `is_transposed` where transformers says so, tells the layout. A
-    parameter alone in its module is read as the module's `input_size` and `output_size` say. Raises `UserError` if
-    both layouts would do.
+    An expert has two matrices, in the order of their use, of which the second has as many inputs as the first has
+    outputs, or half as many behind a gate, and gives what the first takes. That, and `is_transposed` where transformers
+    says so, tells the layout. A parameter alone in its module is read as the module's `input_size` and `output_size`
+    say. Raises `UserError` if both layouts would do.
     """
-    found = {n: p for n, p in module.named_parameters(recurse=False) if p.dim() == 3 and min(p.shape[1:]) > 1}
-    shapes = [tuple(parameter.shape) for parameter in found.values()]
-    if len(shapes) == 1:
+    found = [(n, p.shape) for n, p in module.named_parameters(recurse=False) if p.dim() == 3 and min(p.shape[1:]) > 1]
+    if len(found) == 1:
         sizes = (getattr(module, "output_size", None), getattr(module, "input_size", None))
-        layouts = [layout for layout in (False, True) if shapes[0][1:] == (sizes[::-1] if layout else sizes)]
-    elif len(shapes) == 2 and shapes[0][0] == shapes[1][0]:
+        fits = {layout: found for layout in (False, True) if _sides(found[0][1], layout) == sizes}
+    elif len(found) == 2 and found[0][1][0] == found[1][1][0]:
         said = getattr(module, "is_transposed", None)
-        layouts = [layout for layout in (False, True) if said in (None, layout) and _chained(shapes, layout)]
+        layouts = [layout for layout in (False, True) if said in (None, layout)]
+        fits = {layout: order for layout in layouts for order in (found[::-1], found) if _chained(order, layout)}
     else:
         return []
-    if len(layouts) > 1:
-        what = " and ".join(f"{name} {list(shape)}" for name, shape in zip(found, shapes, strict=True))
+    if len(fits) > 1:
+        what = " and ".join(f"{name} {list(shape)}" for name, shape in found)
         raise UserError(f"model: {path} has experts' matrices ({what}), and nothing says which sides are their inputs")
-    return [Fused(name, parameter.shape[0], layouts[0]) for name, parameter in found.items()] if layouts else []
+    return [Fused(name, shape[0], layout) for layout, order in fits.items() for name, shape in order]
 
 
 def routers(block: nn.Module) -> dict[str, nn.Parameter]:
@@ -67,13 +67,15 @@ def routers(block: nn.Module) -> dict[str, nn.Parameter]:
     return found
 
 
-def _chained(shapes: list[tuple[int, ...]], transposed: bool) -> bool:
-    """Whether one expert's matrices fit behind each other in this layout, in whatever order they were made."""
-    sizes = [(its[2], its[1]) if transposed else (its[1], its[2]) for its in shapes]
-    return any(
-        inputs == last_outputs and outputs in (last_inputs, _GATED * last_inputs)
-        for (outputs, inputs), (last_outputs, last_inputs) in (sizes, sizes[::-1])
-    )
+def _sides(shape: torch.Size, transposed: bool) -> tuple[int, int]:
+    """Outputs and inputs of each matrix in this layout."""
+    return (shape[2], shape[1]) if transposed else (shape[1], shape[2])
+
+
+def _chained(order: list[tuple[str, torch.Size]], transposed: bool) -> bool:
+    """Whether one expert's matrices fit behind each other in this order and layout."""
+    (outputs, inputs), (last_outputs, last_inputs) = (_sides(shape, transposed) for _, shape in order)
+    return inputs == last_outputs and outputs in (last_inputs, _GATED * last_inputs)
 
 
 def _experts_in(module: nn.Module, path: str) -> int:

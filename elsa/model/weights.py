@@ -8,7 +8,7 @@ of which one parameter may hold many (`elsa.model.experts`); embeddings, norms, 
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -69,7 +69,8 @@ class PrunableWeight:
     @property
     def shape_OI(self) -> torch.Size:
         """[O, I] of the whole weight."""
-        return self.as_OI(self.parameter.detach()).shape
+        shape = self.parameter.shape[0 if self.expert is None else 1 :]
+        return torch.Size(reversed(shape)) if self.transposed else shape
 
     @property
     def is_spread(self) -> bool:
@@ -106,6 +107,15 @@ def decoder_blocks(model: nn.Module) -> nn.ModuleList:
     if not outermost:
         raise UserError("model: it has no list of decoder blocks (no ModuleList), so there is nothing to prune")
     return max(outermost, key=lambda blocks: sum(p.numel() for p in blocks.parameters()))
+
+
+def without_head(model: nn.Module) -> nn.Module:
+    """The part of a model that gives its last hidden states."""
+    found = cast(PreTrainedModel, model).base_model
+    if found is not model:
+        return found
+    blocks = decoder_blocks(model)  # some (Llama 4) name a base that they have not
+    return next(child for child in model.children() if any(module is blocks for module in child.modules()))
 
 
 def choose(model: nn.Module, include: Collection[str] | None, exclude: Collection[str]) -> None:

@@ -14,7 +14,8 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
-from elsa.model.weights import decoder_blocks, prunable_weights
+from elsa.model.weights import decoder_blocks, prunable_weights, without_head
+from elsa.plan.experts import in_equal_parts
 from elsa.train.budget import Training
 from elsa.train.precision import Precision
 
@@ -86,6 +87,7 @@ def measure(
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, weights))
         choose(model)
+        in_equal_parts(model)
         model.eval()  # some families draw random numbers in training mode, which fake tensors do not have
         blocks = decoder_blocks(model)
         saved, bounds = _Saved(model), []
@@ -93,15 +95,16 @@ def measure(
         ids = torch.zeros(training.batch_size // training.accumulation, length, dtype=torch.long)
         autocast = torch.autocast("cpu", torch.bfloat16, enabled=training.autocast == "bfloat16")
         with torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda tensor: tensor), autocast:
-            hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+            hidden = without_head(model)(input_ids=ids, use_cache=False).last_hidden_state
         for hook in hooks:
             hook.remove()
         bounds.append(saved.bytes)
+        prunable = prunable_weights(model).values()
         parameters = sum(parameter.numel() for parameter in model.parameters())
         of_blocks = [sum(parameter.numel() for parameter in block.parameters()) for block in blocks]
         return Shape(
             parameters=parameters,
-            prunable=sum(weight.numel for weight in prunable_weights(model).values()),
+            prunable=sum(each.numel for each in prunable),
             largest=max(parameter.numel() for parameter in model.parameters()),
             blocks=len(blocks),
             vocabulary=config.vocab_size,
@@ -110,8 +113,8 @@ def measure(
             boundary=hidden.numel() * hidden.element_size(),
             block=max(of_blocks),
             outside=parameters - sum(parameter.numel() for parameter in blocks.parameters()),
-            matrix=max(weight.numel for weight in prunable_weights(model).values()),
-            inputs=max(weight.shape_OI[1] for weight in prunable_weights(model).values()),
+            matrix=max(each.numel for each in prunable),
+            inputs=max(each.shape_OI[1] for each in prunable),
         )
 
 

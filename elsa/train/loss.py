@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from elsa.data.scored import IGNORED, next_tokens, token_ids
 from elsa.distributed.ranks import ONE, Ranks
 from elsa.errors import UserError
-from elsa.model.weights import decoder_blocks
+from elsa.model.weights import decoder_blocks, without_head
 from elsa.train.release import releasing
 
 
@@ -35,7 +35,6 @@ def direct(model: nn.Module) -> Call:
 class _InParts(Protocol):
     """A model whose logits can be made in chunks: its head on its last hidden state."""
 
-    base_model: nn.Module
     config: object
 
     def get_output_embeddings(self) -> nn.Module:
@@ -140,7 +139,7 @@ def _logits(model: nn.Module, ids_NL: torch.Tensor) -> torch.Tensor:
 
 
 def _hidden(model: nn.Module, ids_NL: torch.Tensor) -> torch.Tensor:
-    hidden: torch.Tensor = cast(_InParts, model).base_model(input_ids=ids_NL, use_cache=False).last_hidden_state
+    hidden: torch.Tensor = without_head(model)(input_ids=ids_NL, use_cache=False).last_hidden_state
     return hidden[:, :-1].flatten(0, 1)
 
 

@@ -120,6 +120,12 @@ def test_the_layout_is_what_makes_the_matrices_fit(shapes, attributes, layout):
     assert len(found) == (0 if layout is None else len(shapes))
 
 
+def test_matrices_come_in_the_order_of_their_use():
+    assert [each.name for each in fused(module((4, 8, 8), (4, 16, 8)), "x")] == ["p1", "p0"]
+    assert [each.name for each in fused(module((4, 16, 8), (4, 8, 8)), "x")] == ["p0", "p1"]
+    assert [each.name for each in fused(module((4, 8, 8), (4, 8, 8), is_transposed=False), "x")] == ["p0", "p1"]
+
+
 @pytest.mark.parametrize(
     ("shapes", "attributes"),
     [([(4, 16, 8), (4, 8, 16)], {}), ([(4, 8, 8), (4, 8, 8)], {}), ([(4, 8, 8)], {"input_size": 8, "output_size": 8})],

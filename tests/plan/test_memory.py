@@ -145,9 +145,13 @@ def test_advice_stops_at_the_first_change_that_fits():
 
 
 @pytest.mark.parametrize(
-    ("model", "parameters"), [("llama_2_7b", 6_738_415_616), ("llama_2_13b", 13_015_864_320), ("gemma_2_27b", None)]
-)
-def test_the_papers_models_can_be_planned_without_a_hub(model, parameters, tmp_path):
+    ("model", "parameters"),
+    [
+        ("llama_2_7b", 6_738_415_616), ("llama_2_13b", 13_015_864_320), ("gemma_2_27b", None),
+        ("qwen3_30b_a3b", 30_532_122_624),
+    ],
+)  # fmt: skip
+def test_the_large_models_can_be_planned_without_a_hub(model, parameters, tmp_path):
     source = build(PruneConfig, compose(f"model={model}")).model
     shape = measure(source.structure(tmp_path), dataclasses.replace(TRAINING, batch_size=1), "bfloat16", 128)
     assert parameters is None or shape.parameters == parameters
