@@ -199,9 +199,11 @@ def _method(run: PruneConfig) -> str:
 
 def _pattern(run: PruneConfig, answers: Answers) -> str:
     weights, pattern = prunable_weights(_skeleton(run, answers)), run.sparsity
-    shared = next((w.parameter_name for w in weights.values() if w.expert is not None), None)
-    alone = run.ranks == 1 or shared is None or not (run.method.prunes or run.method.trains)
-    require(alone, "devices", run.ranks, f"{shared} holds several experts, which cannot be spread yet; set devices=1")
+    for weight in weights.values():
+        outputs = weight.shape_OI[0]
+        even = not (run.method.trains and weight.row_dim) or outputs % run.ranks == 0
+        said = f"{weight.parameter_name} has {outputs} outputs, not as rows; a number that divides them"
+        require(even, "devices", run.ranks, said)
     if not run.method.prunes:
         return "dense"
     for name, weight in weights.items():

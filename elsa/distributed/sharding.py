@@ -4,7 +4,7 @@ Shapes: a prunable weight is [O, I]; a rank has some of its O rows, maybe none.
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 import torch
@@ -117,31 +117,33 @@ class Spread:
 
     `fixed_order`: gradients are summed as a balanced tree over the ranks.
     `blocks`: those whose weights are whole only while they work; what is outside is so during the whole of a pass.
-    `columns`: parameters stored as [I, O], which are spread by columns so that the rows of the weight are.
+    `row_dims`: where the outputs of a weight lie in a parameter that stores them elsewhere than first ([I, O], or the
+    matrices of experts), by which it is spread.
     """
 
     def __init__(
         self,
         model: nn.Module,
         blocks: Iterable[nn.Module],
-        columns: Collection[str],
+        row_dims: Mapping[str, int],
         ranks: Ranks,
         *,
         fixed_order: bool,
     ):
         parameters = dict(model.named_parameters())
         mesh = init_device_mesh(ranks.device, (ranks.size,))
-        transposed = {id(parameters[name]) for name in columns}
-        for name in columns:
-            if parameters[name].shape[1] % ranks.size:
+        dims = {id(parameters[name]): dim for name, dim in row_dims.items()}
+        for name, dim in row_dims.items():
+            if parameters[name].shape[dim] % ranks.size:
+                outputs = parameters[name].shape[dim]
                 raise UserError(
-                    f"devices={ranks.size}: {name} has {parameters[name].shape[1]} outputs, stored as columns, which "
-                    "cannot be spread evenly; take a number that divides them"
+                    f"devices={ranks.size}: {name} has {outputs} outputs, not as rows, which cannot be spread evenly; "
+                    "take a number that divides them"
                 )
         self._root = _Root(model)
 
         def placement(parameter: nn.Parameter) -> Shard:
-            return Shard(int(id(parameter) in transposed))
+            return Shard(dims.get(id(parameter), 0))
 
         for module in (*_separate(blocks), self._root):
             fully_shard(module, mesh=mesh, shard_placement_fn=placement)

@@ -100,8 +100,8 @@ class LayerPruner(BlockPruner):
 
         ranks.all_or_none(prune_own)
         for number, (names, _) in enumerate(groups):
-            for name in names:
-                ranks.copy_(layers[name].parameter.data, number % ranks.size)
+            for name in names if ranks.size > 1 else ():
+                layers[name].write(ranks.copy_(layers[name].value_OI.contiguous(), number % ranks.size))
 
 
 @torch.no_grad()
@@ -163,11 +163,11 @@ def collect(
     The statistics are those of the windows of all ranks. `few_tokens`: one of `elsa.layerwise.routed.FEW_TOKENS`.
     """
     experts = {name: weight for name, weight in layers.items() if weight.expert is not None}
-    groups: dict[str, list[str]] = {}  # the first layer to see an input → all layers that see it
-    statistics: dict[str, Any] = {}
+    groups = {name: [name] for name in experts}  # the first layer to see an input → all layers that see it
+    statistics: dict[str, Any] = {name: pruner.init_statistics(weight.value_OI) for name, weight in experts.items()}
     tokens: dict[str, int] = {}
     seen: list[tuple[torch.Tensor, str]] = []  # new inputs of a batch, alive so that identity means equality
-    placed: set[str] = set()
+    placed = set(experts)
 
     def observe(name: str, inputs: torch.Tensor) -> None:
         if name not in placed:
@@ -194,13 +194,13 @@ def collect(
     finally:
         for hook in hooks:
             hook.remove()
+    few = {}
     if experts:
-        replay.tokens |= {name: tokens.get(name, 0) for name in experts}
-        few = _few(experts, tokens, pruner, few_tokens)
-        for name in few:
-            groups.pop(name, None)
-            placed.discard(name)
-        observe_all_tokens(replay, index, few, observe)
+        sent = _sum_of(replay.ranks, tokens)
+        replay.tokens |= {name: sent.get(name, 0) for name in experts}
+        few = _few(experts, replay.tokens, pruner, few_tokens)
+        statistics |= {name: pruner.init_statistics(weight.value_OI) for name, weight in few.items()}
+        replay.ranks.all_or_none(lambda: observe_all_tokens(replay, index, few, observe))
     tokens = _over_ranks(replay.ranks, groups, statistics, tokens)
     reached = {name for leader, names in groups.items() if tokens[leader] for name in names}
     for name in layers:
@@ -212,6 +212,12 @@ def collect(
     for leader, statistic in statistics.items():
         _refuse_not_finite(statistic, f"the inputs of {leader}")
     return [(names, statistics[leader]) for leader, names in groups.items()]
+
+
+def _sum_of(ranks: Ranks, tokens: dict[str, int]) -> dict[str, int]:
+    """The tokens of all ranks."""
+    found = ranks.gather(tokens)
+    return {name: sum(theirs.get(name, 0) for theirs in found) for name in set().union(*found)}
 
 
 def _few(

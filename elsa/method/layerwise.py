@@ -72,8 +72,8 @@ def prune_together(model: nn.Module, pruner: BlockPruner, task: Task, windows_NL
     if ranks.size == 1 or shares:
         return prune_model(model, pruner, task.pattern, windows_NL, task.activations, ranks)
     tokens = ranks.once(lambda: prune_model(model, pruner, task.pattern, windows_NL, task.activations))
-    for weight in prunable_weights(model).values():
-        ranks.copy_(weight.parameter.data)
+    for parameter in parameters_of(prunable_weights(model)).values():
+        ranks.copy_(parameter.data)
     return tokens
 
 

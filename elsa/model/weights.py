@@ -73,6 +73,11 @@ class PrunableWeight:
         return torch.Size(reversed(shape)) if self.transposed else shape
 
     @property
+    def row_dim(self) -> int:
+        """Where the outputs are in the parameter's shape."""
+        return int(self.transposed) + (self.expert is not None)
+
+    @property
     def is_spread(self) -> bool:
         """Whether several ranks hold parts of it."""
         return local(self.parameter) is not self.parameter

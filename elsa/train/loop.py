@@ -8,7 +8,7 @@ Shapes: N windows of L tokens (`windows_NL`).
 """
 
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -33,7 +33,7 @@ _REPORT_EVERY = 32  # steps between two lines of metrics where the constraint ha
 class Loop:
     """One training run. `facts`: whatever else the run must not lose; a resumed run has those of its first part. The
     loop adds the metrics of the last step to them, as `last`. `teacher`: the dense model, needed for distillation.
-    `call`: reaches a model that is spread over ranks; None for one that is whole. `columns`: parameters stored [I, O].
+    `call`: reaches a model that is spread over ranks; None for one that is whole. `row_dims`: as of `Spread`.
     """
 
     def __init__(
@@ -45,12 +45,12 @@ class Loop:
         teacher: nn.Module | None = None,
         facts: dict[str, Any] | None = None,
         call: Call | None = None,
-        columns: Collection[str] = (),
+        row_dims: Mapping[str, int] | None = None,
     ):
         self._model, self._optimizer, self._constraint, self._task = model, optimizer, constraint, task
         self._training, self._precision, self._teacher = task.training, task.precision, teacher
         self._call = call or direct(model)
-        self._parts = Parts(task.training, task.ranks, columns)
+        self._parts = Parts(task.training, task.ranks, row_dims)
         self._device = optimizer.device
         self._losses: list[torch.Tensor] = []
         self._squares = self._parts.squares()  # of released gradients

@@ -6,7 +6,7 @@ same bits on 1, 2, 4, 8 ... ranks: parts are the same whatever the ranks, and su
 Shapes: N windows of L tokens, P parts of a step; a parameter has rows, which are spread over the ranks.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -19,12 +19,12 @@ from elsa.train.budget import Training
 
 
 class Parts:
-    """`count`: of all ranks together, at least one for each. `columns`: parameters stored as [I, O]."""
+    """`count`: of all ranks together, at least one for each. `row_dims`: see `elsa.distributed.sharding.Spread`."""
 
-    def __init__(self, training: Training, ranks: Ranks, columns: Collection[str] = ()):
+    def __init__(self, training: Training, ranks: Ranks, row_dims: Mapping[str, int] | None = None):
         training.check_ranks(ranks.size)
         self.count = max(training.accumulation, ranks.size)
-        self._ranks, self._columns, self._limit = ranks, columns, training.gradient_clip
+        self._ranks, self._row_dims, self._limit = ranks, row_dims or {}, training.gradient_clip
         self._fixed = training.fixed_order
         self._seed = torch.initial_seed()
 
@@ -64,7 +64,7 @@ class Parts:
 
     def squares(self) -> "Squares":
         """Of the gradients of a step."""
-        return Squares(self._ranks, self._fixed, self._columns)
+        return Squares(self._ranks, self._fixed, self._row_dims)
 
     def clip(self, parameters: Mapping[str, nn.Parameter]) -> None:
         """Scale the gradients of all to the wanted global norm at most."""
@@ -103,15 +103,15 @@ class GradientSums:
 class Squares:
     """‖gradient‖² of all parameters, gathered one by one."""
 
-    def __init__(self, ranks: Ranks, fixed_order: bool, columns: Collection[str]):
-        self._ranks, self._fixed, self._columns = ranks, fixed_order, columns
+    def __init__(self, ranks: Ranks, fixed_order: bool, row_dims: Mapping[str, int]):
+        self._ranks, self._fixed, self._row_dims = ranks, fixed_order, row_dims
         self._of: dict[str, torch.Tensor] = {}
         self._rows: dict[str, int] = {}  # of the whole parameter
 
     def add(self, name: str, gradient: torch.Tensor) -> None:
         squares = local(gradient).float().square()
         if self._fixed:
-            dim = int(name in self._columns)
+            dim = self._row_dims.get(name, 0)
             self._rows[name] = gradient.shape[dim] if gradient.dim() else 1
             # contiguous: the order in which a row is summed depends on how it lies in memory
             squares = squares.movedim(dim, 0).contiguous().flatten(1) if squares.dim() > 1 else squares.reshape(-1, 1)

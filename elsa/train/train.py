@@ -2,7 +2,7 @@
 
 import copy
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -37,15 +37,15 @@ def train(
     """
     windows_NL = task.training.windows(task.windows)
     with task.precision.applied(model):
-        columns = _columns(model)
-        spread = None if task.ranks.size == 1 else _spread(model, columns, task)
+        row_dims = {weight.parameter_name: weight.row_dim for weight in prunable_weights(model).values()}
+        spread = None if task.ranks.size == 1 else _spread(model, row_dims, task)
         optimizer = Optimizer(trainable(model), task.training, task.precision)
         constraint = constrain(optimizer)
         _warn_of_emulation(optimizer.device, task)
         if teacher is not None:
             _place(teacher, optimizer.device, task)
         loop = Loop(
-            model, optimizer, constraint, task, teacher, facts, None if spread is None else spread.call, columns
+            model, optimizer, constraint, task, teacher, facts, None if spread is None else spread.call, row_dims
         )
         loop.run(windows_NL)
     found = constraint.finish()
@@ -66,13 +66,10 @@ def computes_bf16() -> bool:
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-def _columns(model: nn.Module) -> set[str]:
-    return {weight.parameter_name for weight in prunable_weights(model).values() if weight.transposed}
-
-
-def _spread(model: nn.Module, columns: set[str], task: TrainingTask) -> Spread:
+def _spread(model: nn.Module, row_dims: Mapping[str, int], task: TrainingTask) -> Spread:
     blocks, fixed = decoder_blocks(model), task.training.fixed_order
-    return Spread(model, blocks, columns, task.ranks, fixed_order=fixed)
+    elsewhere = {name: dim for name, dim in row_dims.items() if dim}
+    return Spread(model, blocks, elsewhere, task.ranks, fixed_order=fixed)
 
 
 def _place(teacher: nn.Module, device: torch.device, task: TrainingTask) -> None:

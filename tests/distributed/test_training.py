@@ -11,7 +11,7 @@ import torch
 from elsa.admm.penalty import Auto, Cosine
 from elsa.checkpoint.resume import RunCheckpoints
 from elsa.distributed.ranks import ONE
-from elsa.distributed.sharding import gathered, local, tree_sum
+from elsa.distributed.sharding import gathered, tree_sum
 from elsa.errors import Stopped, UserError
 from elsa.files import file_hash
 from elsa.method.base import Task
@@ -72,7 +72,7 @@ def trained(ranks, method, pattern=UNSTRUCTURED, family="llama", context=False, 
     )  # fmt: skip
     if ranks.size > 1:
         weights = list(prunable_weights(model).values())
-        assert all(local(weight.parameter).numel() < weight.numel for weight in weights)  # and no copy on every rank
+        assert all(weight.value_OI.numel() < weight.numel for weight in weights)  # and no copy on every rank
     return (gathered(model, ranks) if ranks.size > 1 else model.state_dict()), logged
 
 
