@@ -25,6 +25,7 @@ from forked import said, start  # isort: skip (it sets variables that libraries 
 
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, MixtralConfig
 
 import elsa
 import elsa.model.loading
@@ -138,6 +139,9 @@ sparsity.allocation=fair
 method=elsa sparsity.allocation=owl
 method=finetuned method.start=magnitude sparsity.allocation=owl
 method=wanda sparsity=2of4 sparsity.allocation=owl
+method=wanda method.few_tokens=some
+method=swaps method.few_tokens=null
+method=elsa method.few_tokens=refuse
 'sparsity.levels={*.mpl.*:0.9}'
 'sparsity.levels={*.mlp.*:1}'
 'sparsity.levels={*.mlp.*:high}'
@@ -562,6 +566,20 @@ def models() -> Iterator[Case]:
         yield Case(f"model name {name[:9]}", ["method=magnitude", f"model.name={name}", *QUICK], says="name")
 
 
+def experts() -> Iterator[Case]:
+    def write(folder: Path) -> None:
+        shutil.copytree(TINY, folder / "m", ignore=shutil.ignore_patterns("*.safetensors", "config.json"))
+        torch.manual_seed(0)
+        vocabulary = json.loads((TINY / "config.json").read_text())["vocab_size"]
+        sizes = {"hidden_size": 64, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+        sizes |= {"num_key_value_heads": 2, "num_local_experts": 4, "num_experts_per_tok": 1, "vocab_size": vocabulary}
+        AutoModelForCausalLM.from_config(MixtralConfig(**sizes)).save_pretrained(folder / "m")
+
+    given = ["model=pretrained", "model.path=m", *QUICK]
+    uneven = ["method=elsa", "devices=3", "training.batch_size=9"]
+    yield Case("experts uneven", [*given, *uneven], write, says="devices=3")
+
+
 def sparse_damages() -> dict[str, Files]:
     """What can be wrong with the folder `m` of an exported model."""
 
@@ -760,7 +778,7 @@ def written() -> Iterator[Case]:
 
 def cases() -> list[Case]:
     made = (
-        words, numbers, texts, hub_sets, chats, tokens, models, sparse_models, places, records, tasks, written,
+        words, numbers, texts, hub_sets, chats, tokens, models, experts, sparse_models, places, records, tasks, written,
     )  # fmt: skip
     return [case for make in made for case in make()]
 

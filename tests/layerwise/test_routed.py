@@ -112,15 +112,30 @@ def test_an_expert_without_tokens_is_named_or_takes_those_of_all(family, windows
     assert all(torch.equal(found[n], s) for names, s in refused for n in names if n in others)
 
 
+class Greedy(EnergyStatistics):
+    def fewest_tokens(self, inputs):
+        return 10_000
+
+
+@torch.no_grad()
+def test_all_tokens_take_the_place_of_the_few(windows):
+    model = moe_model("mixtral")
+    weights = weights_by_block(model)[0]
+    replay, inputs = capture(model, decoder_blocks(model), windows), []
+    found = {n: s for names, s in collect(replay, 0, weights, Greedy(), "all_tokens") for n in names}
+    module = next(weight.module for weight in weights.values() if weight.expert is not None)
+    with module.register_forward_pre_hook(lambda _, args: inputs.append(args[0])):
+        for hidden in replay.hidden:
+            replay.run(0, hidden)
+    energy = torch.cat(inputs).square().sum(0)
+    assert all(torch.allclose(found[n], energy, rtol=1e-4) for n in weights if "gate_up" in n)
+
+
 @torch.no_grad()
 def test_all_tokens_are_refused_where_the_module_is_not_told_where_they_go(windows):
     model = moe_model("llama4")
     weights = weights_by_block(model)[INDEX]
     replay = capture(model, decoder_blocks(model), windows)
-
-    class Greedy(EnergyStatistics):
-        def fewest_tokens(self, inputs):
-            return 10_000
 
     with pytest.raises(UserError, match=r"few_tokens=all_tokens: the module of \S+\[0\] is not told where tokens go"):
         collect(replay, INDEX, weights, Greedy(), "all_tokens")

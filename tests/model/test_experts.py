@@ -81,6 +81,9 @@ def test_experts_are_chosen_by_their_number_or_all_together():
     choose(model, None, ["model.layers.0.mlp.experts.down_proj[3]", "*.self_attn.*"])
     assert len(prunable_weights(model)) == 15
     assert coverage(model).left_out["model.layers.0.mlp.experts.down_proj[3]"] == 32 * 48
+    choose(model, ["model.layers.0.mlp.experts.down_proj[3]"], [])
+    assert list(prunable_weights(model)) == ["model.layers.0.mlp.experts.down_proj[3]"]
+    choose(model, None, ["model.layers.0.mlp.experts.down_proj[3]"])
     own = entries_of(prunable_weights(model))["model.layers.0.mlp.experts.down_proj"]
     assert own[:3].all()
     assert not own[3].any()

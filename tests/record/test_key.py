@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from elsa.method.wanda import Wanda
 from elsa.record.key import Key, code_hash, described
 
 
@@ -21,6 +22,11 @@ class Whole:
 
 def test_a_dataclass_is_described_by_its_class_and_fields():
     assert described(Whole()) == {"type": "Whole", "part": {"type": "Part", "rate": 1.0}, "names": ["a", "b"]}
+
+
+def test_a_knob_that_came_later_leaves_the_names_of_runs_without_it():
+    assert described(Wanda()) == {"type": "Wanda", "calibration_windows": 128}
+    assert described(Wanda(few_tokens="all_tokens"))["few_tokens"] == "all_tokens"
 
 
 @pytest.fixture
