@@ -168,6 +168,7 @@ def prune_model(
     training = training.filled(method.warmup_steps, method.hidden_distillation)
     method.check(training)
     method.check_pattern(pattern)
+    method.check_model(model)
 
     def windows(count: int) -> torch.Tensor:
         if isinstance(text, torch.Tensor):

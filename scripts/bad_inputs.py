@@ -141,6 +141,8 @@ method=finetuned method.start=magnitude sparsity.allocation=owl
 method=wanda sparsity=2of4 sparsity.allocation=owl
 method=wanda method.few_tokens=some
 method=swaps method.few_tokens=null
+method=sparsellm 'model.exclude=[*.mlp.down_proj]'
+method=elsa_plus method.start=sparsellm 'model.exclude=[*.layers.1.mlp.up_proj]'
 method=elsa method.few_tokens=refuse
 'sparsity.levels={*.mpl.*:0.9}'
 'sparsity.levels={*.mlp.*:1}'

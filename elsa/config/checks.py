@@ -198,7 +198,8 @@ def _method(run: PruneConfig) -> str:
 
 
 def _pattern(run: PruneConfig, answers: Answers) -> str:
-    weights, pattern = prunable_weights(_skeleton(run, answers)), run.sparsity
+    skeleton, pattern = _skeleton(run, answers), run.sparsity
+    weights = prunable_weights(skeleton)
     for weight in weights.values():
         outputs = weight.shape_OI[0]
         even = not (run.method.trains and weight.row_dim) or outputs % run.ranks == 0
@@ -206,6 +207,7 @@ def _pattern(run: PruneConfig, answers: Answers) -> str:
         require(even, "devices", run.ranks, said)
     if not run.method.prunes:
         return "dense"
+    run.method.check_model(skeleton)
     for name, weight in weights.items():
         outputs, inputs = weight.shape_OI
         misfit = pattern.misfit(outputs, inputs)

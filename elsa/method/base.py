@@ -100,6 +100,9 @@ class Method(ABC):
     def check(self, training: Training) -> None:  # noqa: B027 (most methods have nothing to check)
         """Raise `UserError` if the method cannot run with this training."""
 
+    def check_model(self, model: nn.Module) -> None:  # noqa: B027
+        """Raise `UserError` if it cannot prune a model of this structure, whose weights may be on the meta device."""
+
     def draws(self, training: Training) -> set[int]:
         """How many windows of text it asks for, each time that it does: they can be cut before anything is loaded."""
         return {training.distinct} if self.trains else set()
@@ -130,6 +133,9 @@ class Following(Method):
     def check_pattern(self, pattern: Pattern) -> None:
         super().check_pattern(pattern)
         self.start.check_pattern(pattern)
+
+    def check_model(self, model: nn.Module) -> None:
+        self.start.check_model(model)
 
     @property
     def label(self) -> str:

@@ -12,7 +12,7 @@ from elsa.layerwise.driver import Patterns, collect, prune_group
 from elsa.layerwise.statistics import damped
 from elsa.method.layerwise import BlockwiseMethod
 from elsa.method.sparsegpt import SparseGPT
-from elsa.model.weights import PrunableWeight
+from elsa.model.weights import PrunableWeight, decoder_blocks, weights_by_block
 
 _ROWS_AT_ONCE = 128  # tokens whose activations stay in the processor's cache through all steps
 
@@ -43,6 +43,11 @@ class SparseLLM(BlockwiseMethod):
             require(getattr(self, name) > 0, name, getattr(self, name), "positive")
         for name in ("block_size", "iterations", "activation_steps"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+
+    def check_model(self, model: nn.Module) -> None:
+        for block, layers in zip(decoder_blocks(model), weights_by_block(model), strict=True):
+            if layers:
+                FeedForward.of(block, layers)
 
     @property
     def _sparsegpt(self) -> SparseGPT:

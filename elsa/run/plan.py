@@ -35,7 +35,8 @@ def plan(composed: DictConfig) -> None:
     """Print bytes by kind for the config as given, then for each change until it fits; with a dry run also the time."""
     run = build(PruneConfig, plain(composed))
     hub.use_mirror(run.paths.mirror)
-    require(run.method.trains, "method", run.method.label, "plan is for methods that train: elsa, finetuned")
+    trains = "plan is for methods that train on the loss: elsa, elsa_plus, best, finetuned"
+    require(run.method.trains, "method", run.method.label, trains)
     shape_of, memory = _measuring(run), _memory(run)
     tried = advice(_need(run, shape_of, {}), lambda each: each.peak <= memory, _changes(run, shape_of))
     _print(run, tried, memory, shape_of(run.training, run.precision.weights))

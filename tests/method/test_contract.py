@@ -34,8 +34,9 @@ def test_contract(model, windows, name, pattern):
     given, logged = task(windows, pattern)
     if name == "sparsellm" and model.config.model_type in ("gpt2", "gpt_neox"):
         with pytest.raises(UserError, match="needs feed-forward parts of"):
-            method.apply(model, given)
+            method.check_model(model)
         return
+    method.check_model(model)
     facts = method.apply(model, given)
 
     weights = prunable_weights(model)
