@@ -38,8 +38,16 @@ class JsonlTracker:
 
 
 def logged(folder: Path) -> list[dict[str, Any]]:
-    """What a run has logged so far; the last line does not count if a killed process left it unfinished."""
+    """What a run has logged so far, without the lines that a crash has left unfinished or full of zeros."""
     path = folder / _FILE
-    lines = path.read_text().split("\n")[:-1] if path.is_file() else []
-    parsed = (json.loads(line) for line in lines)
-    return [{key: float(v) if isinstance(v, str) else v for key, v in line.items()} for line in parsed]
+    lines = path.read_text(errors="replace").split("\n")[:-1] if path.is_file() else []
+    whole = [parsed for parsed in map(_parsed, lines) if parsed is not None]
+    return [{key: float(v) if isinstance(v, str) else v for key, v in line.items()} for line in whole]
+
+
+def _parsed(line: str) -> dict[str, Any] | None:
+    try:
+        found = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    return found if isinstance(found, dict) and isinstance(found.get("step"), int) else None

@@ -62,6 +62,14 @@ def test_a_run_that_goes_on_has_one_continuous_curve(tmp_path, source):
     assert [line["step"] for line in lines(tmp_path)] == [2, 4, 6, 8]
 
 
+def test_a_run_goes_on_from_metrics_that_a_crash_has_damaged(tmp_path):
+    use(Jsonl(), tmp_path, steps=(2, 4))
+    with (tmp_path / "metrics.jsonl").open("ab") as file:
+        file.write(b'\0\0\xff\n{"loss": 1.0}\n7\n{"step": 5, "loss": 1.0}\n{"step": 6, "lo')
+    use(Jsonl(), tmp_path, steps=(6,), start=5)
+    assert [line["step"] for line in lines(tmp_path)] == [2, 4, 5, 6]
+
+
 def test_none_writes_nothing(tmp_path):
     use(NoTracker(), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["p.png"]
