@@ -31,7 +31,8 @@ def _forward(module: Any, hidden_TH: torch.Tensor, index_TK: torch.Tensor, share
         inputs = hidden_TH.to(first.dtype).repeat_interleave(index_TK.shape[1], 0)
         parts_EPH = F.pad(inputs, (0, 0, 0, experts * ceil(sent / experts) - sent)).view(experts, -1, inputs.shape[1])
         before = torch.bmm(parts_EPH, first)
-        middle = module._apply_gate(before) if module.has_gate else module.act_fn(before)
+        gated = getattr(module, "has_gate", True)  # older transformers know no others
+        middle = module._apply_gate(before) if gated else module.act_fn(before)
         outputs = torch.bmm(middle, last).flatten(0, 1)[:sent] * shares_TK.reshape(-1, 1)
         return outputs.view(*index_TK.shape, -1).sum(1).to(hidden_TH.dtype)
 

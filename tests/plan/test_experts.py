@@ -2,16 +2,11 @@
 
 import pytest
 import torch
-import transformers
 
 from elsa.model.weights import prunable_weights, without_head
 from elsa.plan.memory import measure
 from tests.experts import MOE_CONFIGS, moe_model
 from tests.method.methods import TRAINING
-
-pytestmark = pytest.mark.skipif(
-    tuple(map(int, transformers.__version__.split(".")[:2])) < (5, 23), reason="older experts do not say their gate"
-)
 
 
 def kept(model, ids):
