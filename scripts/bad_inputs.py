@@ -573,7 +573,8 @@ def experts() -> Iterator[Case]:
         shutil.copytree(TINY, folder / "m", ignore=shutil.ignore_patterns("*.safetensors", "config.json"))
         torch.manual_seed(0)
         vocabulary = json.loads((TINY / "config.json").read_text())["vocab_size"]
-        sizes = {"hidden_size": 64, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+        sizes: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 32, "num_hidden_layers": 1}
+        sizes |= {"num_attention_heads": 2}
         sizes |= {"num_key_value_heads": 2, "num_local_experts": 4, "num_experts_per_tok": 1, "vocab_size": vocabulary}
         AutoModelForCausalLM.from_config(MixtralConfig(**sizes)).save_pretrained(folder / "m")
 

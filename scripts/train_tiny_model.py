@@ -8,11 +8,13 @@ import argparse
 import json
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import nn
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -21,6 +23,8 @@ from elsa.data.windows import WindowReader
 
 END = "<|endoftext|>"
 LENGTH = 256
+
+Loss = Callable[[nn.Module, torch.Tensor], torch.Tensor]  # of a model on windows of token ids
 
 
 def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
@@ -43,18 +47,54 @@ def new_model(vocabulary: int) -> LlamaForCausalLM:
     return LlamaForCausalLM(config)
 
 
-def loss_of(model: LlamaForCausalLM, ids: torch.Tensor) -> torch.Tensor:
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        logits = model(ids, use_cache=False).logits
+def next_token_loss(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy of logits [windows, tokens, words], fp32."""
     return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten())
 
 
+def loss_of(model: nn.Module, ids: torch.Tensor) -> torch.Tensor:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = model(ids, use_cache=False).logits
+    return next_token_loss(logits, ids)
+
+
 @torch.no_grad()
-def validation_loss(model: LlamaForCausalLM, windows: torch.Tensor) -> float:
+def validation_loss(model: nn.Module, windows: torch.Tensor, loss_of: Loss) -> float:
     model.eval()
     losses = [loss_of(model, batch.long()).item() for batch in windows.split(16)]
     model.train()
     return sum(losses) / len(losses)
+
+
+def fit(
+    model: nn.Module,
+    windows: torch.Tensor,
+    held_out: torch.Tensor,
+    options: argparse.Namespace,
+    loss_of: Loss,
+    keep: Callable[[dict[str, Any]], None],
+    validate_by: Loss | None = None,
+) -> None:
+    """AdamW; `keep` gets the curve of the validation loss so far, every 500 steps and at the end."""
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=options.learning_rate, betas=(0.9, 0.95), weight_decay=0.1, fused=True
+    )
+    start = time.perf_counter()
+    history = []
+    for step, ids in enumerate(windows.split(options.batch), 1):
+        rate = min(1.0, step / 200, (options.steps - step) / (options.decay * options.steps))
+        for group in optimizer.param_groups:
+            group["lr"] = options.learning_rate * rate
+        loss_of(model, ids.long()).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        if step % 500 == 0 or step == options.steps:
+            loss = validation_loss(model, held_out, validate_by or loss_of)
+            history.append({"step": step, "validation_loss": round(loss, 4), "learning_rate": rate})
+            seconds = time.perf_counter() - start
+            print(f"{step:6d}  perplexity {math.exp(loss):7.3f}  {seconds:6.0f} s", flush=True)
+            keep({"options": vars(options) | {"out": None}, "history": history})
 
 
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path, log: dict[str, Any]) -> None:
@@ -82,25 +122,7 @@ def main() -> None:
     windows = reader.training(source, options.steps * options.batch, seed=0)
     held_out = reader.evaluation(source, "validation", 256)
     model = new_model(len(tokenizer)).train()
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=options.learning_rate, betas=(0.9, 0.95), weight_decay=0.1, fused=True
-    )
-    start = time.perf_counter()
-    history = []
-    for step, ids in enumerate(windows.split(options.batch), 1):
-        rate = min(1.0, step / 200, (options.steps - step) / (options.decay * options.steps))
-        for group in optimizer.param_groups:
-            group["lr"] = options.learning_rate * rate
-        loss_of(model, ids.long()).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        if step % 500 == 0 or step == options.steps:
-            loss = validation_loss(model, held_out)
-            history.append({"step": step, "validation_loss": round(loss, 4), "learning_rate": rate})
-            seconds = time.perf_counter() - start
-            print(f"{step:6d}  perplexity {math.exp(loss):7.3f}  {seconds:6.0f} s", flush=True)
-            save(model, tokenizer, options.out, {"options": vars(options) | {"out": None}, "history": history})
+    fit(model, windows, held_out, options, loss_of, lambda log: save(model, tokenizer, options.out, log))
 
 
 if __name__ == "__main__":
