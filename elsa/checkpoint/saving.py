@@ -1,6 +1,7 @@
 """Save a pruned model as dense safetensors with exact zeros, and count what really is on disk."""
 
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -18,17 +19,22 @@ def save(
     tokenizer: PreTrainedTokenizerFast,
     folder: Path,
     whole: dict[str, torch.Tensor] | None = None,
+    companions: Iterable[Path] = (),
 ) -> None:
-    """Write a folder that `AutoModelForCausalLM.from_pretrained` loads; it is whole or absent.
+    """Write a folder that transformers loads as it loaded the model; it is whole or absent.
 
-    `whole`: the weights by name where the model is spread over ranks.
+    `whole`: the weights by name where the model is spread over ranks. `companions`: files that go along as they are.
     """
 
     def save_model(where: Path) -> None:
         # under the names that the weights have in memory
         model.save_pretrained(where, state_dict=whole, save_original_format=False)
 
-    write_folder_atomically(folder, save_model, tokenizer.save_pretrained)
+    def copy(where: Path) -> None:
+        for path in companions:
+            shutil.copyfile(path, where / path.name)
+
+    write_folder_atomically(folder, save_model, tokenizer.save_pretrained, copy)
 
 
 def count_zeros(folder: Path, names: list[str]) -> dict[str, dict[str, int]]:

@@ -1,7 +1,8 @@
 """The door for plain transformers: `AutoModelForCausalLM.from_pretrained(folder)` once `elsa.export` is imported.
 
-Without that import such a folder is an error, since its files have names that no loader looks for. transformers knows
-formats of weights under the name of quantisation, which this need not be.
+So for `AutoModelForImageTextToText`, where that reads the dense folder. Without that import such a folder is an error,
+since its files have names that no loader looks for. transformers knows formats of weights under the name of
+quantisation, which this need not be.
 """
 
 import types
@@ -10,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 from transformers.quantizers.auto import (
     AUTO_QUANTIZATION_CONFIG_MAPPING,
@@ -23,6 +24,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from elsa.errors import UserError
 from elsa.export.experts import make_room, packed_experts, settle_experts
 from elsa.export.forms import form as form_of
+from elsa.export.kind import auto_of
 from elsa.export.linear import SparseLinear
 from elsa.export.stored import METHOD, VERSION, WEIGHTS, Stored, sparse_modules, weight_of
 from elsa.export.writing import write_config, write_tensors
@@ -106,7 +108,8 @@ def use_form(model: nn.Module, name: str | None) -> None:
 def load_sparse(folder: Path, dtype: str, device: str, form_name: str | None = None) -> PreTrainedModel:
     """An exported model, in evaluation mode, its matrices in the form of that name, or each in the one that fits it."""
     register()
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+    loader = auto_of(AutoConfig.from_pretrained(folder, trust_remote_code=False))
+    model: PreTrainedModel = loader.from_pretrained(
         folder, dtype=getattr(torch, dtype), device_map={"": device}, trust_remote_code=False
     )
     if form_name is not None:

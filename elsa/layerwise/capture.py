@@ -6,8 +6,9 @@ knows what an architecture passes. A replay is proven equal to the real forward 
 Shapes: N windows of L tokens, hidden states [batch, L, D].
 """
 
+from collections.abc import Callable, Collection
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from elsa.track.progress import progress
 
 _TOKENS_A_BATCH = 2048
 
+FIRST = object()  # among a block's arguments: the inputs of block 0
 Call = tuple[tuple[Any, ...], dict[str, Any]]  # a block's arguments besides its hidden states
 
 
@@ -33,7 +35,8 @@ class BlockReplay:
     """`hidden`: the inputs of the next block to run; `calls[b]`: block b's other arguments.
 
     `ranks`: that share the windows; `hidden` are those of this one's. `tokens`: by weight, how many reached it where a
-    router decides.
+    router decides. `first`: the inputs of block 0, where others take them too (Zamba2); their places in `calls` hold
+    `FIRST`.
     """
 
     blocks: nn.ModuleList
@@ -41,23 +44,40 @@ class BlockReplay:
     hidden: Activations
     ranks: Ranks = ONE
     tokens: dict[str, int] = field(default_factory=dict)
+    first: Activations | None = None
 
-    def run(self, index: int, hidden: torch.Tensor) -> torch.Tensor:
-        """Output of block `index` for one batch of its inputs."""
+    def run(self, index: int, hidden: torch.Tensor, batch: int | None = None) -> torch.Tensor:
+        """Output of block `index` for one batch of its inputs. `batch`: its number, needed if there is a `first`."""
         args, kwargs = self.calls[index]
+        if self.first is not None:
+            assert batch is not None, "block 0's inputs are another in each batch"
+            first = self.first[batch]
+            args, kwargs = _replaced((args, kwargs), lambda given: first if given is FIRST else given)
         return tensor_of(self.blocks[index](hidden, *args, **kwargs))
+
+    def run_through(self, index: int, last: int, hidden: torch.Tensor, batch: int) -> None:
+        """Run the blocks from `index` to `last` on one batch of the first one's inputs."""
+        for number in range(index, last + 1):
+            hidden = self.run(number, hidden, batch)
+
+    def last_place(self, index: int, modules: Collection[nn.Module]) -> int:
+        """The last block that holds one of these modules of block `index`: another one where blocks share them."""
+        wanted = set(map(id, modules))
+        return max(
+            [index, *(n for n, block in enumerate(self.blocks) if n > index and wanted & set(map(id, block.modules())))]
+        )
 
     def outputs(self, index: int) -> Activations:
         """Outputs of block `index` for all batches, kept where its inputs are."""
         outputs = self.hidden.like()
-        for hidden in self.hidden:
-            outputs.append(self.run(index, hidden))
+        for batch, hidden in enumerate(self.hidden):
+            outputs.append(self.run(index, hidden, batch))
         return outputs
 
     def propagate(self, index: int) -> None:
         """Replace the inputs of block `index` by its outputs, batch by batch."""
         for i, hidden in enumerate(self.hidden):
-            self.hidden[i] = self.run(index, hidden)
+            self.hidden[i] = self.run(index, hidden, i)
 
 
 @torch.no_grad()
@@ -78,9 +98,30 @@ def capture(
     hidden.append(first)
     for batch in progress(batches[1:], "embed", unit="batch"):
         hidden.append(_first_input(model, blocks[0], batch))
-    replay = BlockReplay(blocks, calls, hidden, ranks)
+    replay = _with_first(BlockReplay(blocks, calls, hidden, ranks), first)
     ranks.all_or_none(lambda: _prove(model, replay, batches[-1]))
     return replay
+
+
+def _with_first(replay: BlockReplay, first: torch.Tensor) -> BlockReplay:
+    """With block 0's inputs kept, if blocks have got them beside their own. `first`: those of the first batch."""
+
+    def marked(given: Any) -> Any:
+        same = isinstance(given, torch.Tensor) and given.shape == first.shape and torch.equal(given, first)
+        return FIRST if same else given
+
+    calls = [_replaced(call, marked) for call in replay.calls]
+    if not any(each is FIRST for args, kwargs in calls for each in (*args, *kwargs.values())):
+        return replay
+    kept = replay.hidden.like()
+    for batch in replay.hidden:
+        kept.append(batch.clone())
+    return replace(replay, calls=calls, first=kept)
+
+
+def _replaced(call: Call, change: Callable[[Any], Any]) -> Call:
+    args, kwargs = call
+    return tuple(map(change, args)), {key: change(value) for key, value in kwargs.items()}
 
 
 def _batch_size(count: int, length: int) -> int:
@@ -123,7 +164,7 @@ def _prove(model: nn.Module, replay: BlockReplay, ids: torch.Tensor) -> None:
     _, expected = _observe(model, replay.blocks, ids)
     hidden = replay.hidden[len(replay.hidden) - 1]
     for index in range(len(replay.blocks)):
-        hidden = replay.run(index, hidden)
+        hidden = replay.run(index, hidden, len(replay.hidden) - 1)
     difference = float((hidden - expected).abs().max() / expected.abs().max())
     if not difference < 1e-3:
         raise UserError(

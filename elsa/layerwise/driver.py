@@ -160,8 +160,10 @@ def collect(
 ) -> list[tuple[list[str], Any]]:
     """Run block `index` over all batches; return [(names of layers with the same input, their statistic)].
 
-    The statistics are those of the windows of all ranks. `few_tokens`: one of `elsa.layerwise.routed.FEW_TOKENS`.
+    The statistics are those of the windows of all ranks, and of all blocks that hold such a layer: those between run as
+    they are. `few_tokens`: one of `elsa.layerwise.routed.FEW_TOKENS`.
     """
+    last = replay.last_place(index, [weight.module for weight in layers.values()])
     experts = {name: weight for name, weight in layers.items() if weight.expert is not None}
     groups = {name: [name] for name in experts}  # the first layer to see an input → all layers that see it
     statistics: dict[str, Any] = {name: pruner.init_statistics(weight.value_OI) for name, weight in experts.items()}
@@ -171,7 +173,8 @@ def collect(
 
     def observe(name: str, inputs: torch.Tensor) -> None:
         if name not in placed:
-            leader = next((other for tensor, other in seen if tensor is inputs), name)
+            alike = () if last > index else seen  # layers with one input in this block may have two in the next
+            leader = next((other for tensor, other in alike if tensor is inputs), name)
             groups.setdefault(leader, []).append(name)
             placed.add(name)
             seen.append((inputs, leader))
@@ -188,12 +191,16 @@ def collect(
         if name not in experts
     ]
     try:
-        for hidden in replay.hidden:
-            observing(partial(replay.run, index, hidden), experts, observe)
+        for batch, hidden in enumerate(replay.hidden):
+            observing(partial(replay.run_through, index, last, hidden, batch), experts, observe)
             seen.clear()
     finally:
         for hook in hooks:
             hook.remove()
+    uncalled = {name: weight for name, weight in layers.items() if name not in placed}
+    for batch, hidden in enumerate(replay.hidden) if uncalled else ():
+        observing(partial(replay.run_through, index, last, hidden, batch), uncalled, observe)
+        seen.clear()
     few = {}
     if experts:
         sent = _sum_of(replay.ranks, tokens)

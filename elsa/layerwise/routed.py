@@ -1,6 +1,7 @@
 """What reaches experts whose matrices lie in one parameter: the tokens that the router sends to each.
 
-Such a module computes with slices of its parameters, out of sight of hooks. So the products themselves are seen, where
+Such a module computes with slices of its parameters, out of sight of hooks, and so do some mixers with the weights of
+linear layers that they do not call (Jamba's `dt_proj`). So the products themselves are seen, where
 torch is called, whatever the module is; transformers' own modules compute expert by expert meanwhile ("eager").
 
 Shapes: T tokens, I inputs.
@@ -27,7 +28,7 @@ Observe = Callable[[str, torch.Tensor], None]  # a weight's name, and inputs [T,
 
 
 class _Products(TorchFunctionMode):
-    """Inside, `observe` gets the inputs of every product with the matrix of an expert.
+    """Inside, `observe` gets the inputs of every product with one of these matrices.
 
     A row of zeros in a product with all experts at once is a token that was not sent.
     """
@@ -50,11 +51,15 @@ class _Products(TorchFunctionMode):
                 self._taken[id(result)] = (result, weight)
         elif function in _PRODUCTS and len(args) > 1:
             self._see(args[0], args[1], transposed=function is not F.linear)
+            if function is not F.linear and args[1].dim() > 1:  # the weight may come first
+                self._see(args[1].mT, args[0], transposed=False)
         return result
 
     def _see(self, inputs: torch.Tensor, matrix: torch.Tensor, *, transposed: bool) -> None:
-        if id(matrix) in self._taken:
-            self._hand(self._taken[id(matrix)][1], inputs.flatten(0, -2), transposed)
+        whole = self._held.get(id(matrix), {}).get(None)
+        if whole is not None or id(matrix) in self._taken:
+            weight = self._taken[id(matrix)][1] if whole is None else whole
+            self._hand(weight, inputs.flatten(0, -2), transposed)
         elif matrix.dim() == 3:
             for expert, weight in self._held.get(id(matrix), {}).items():
                 assert expert is not None, "it is an expert's"
@@ -68,7 +73,7 @@ class _Products(TorchFunctionMode):
 
 
 def observing(run: Callable[[], object], weights: Mapping[str, PrunableWeight], observe: Observe) -> None:
-    """Run a block, and let `observe` see what reaches each of these experts' matrices."""
+    """Run a block, and let `observe` see what reaches each of these matrices, where it is used."""
     if not weights:
         run()
         return
@@ -93,8 +98,8 @@ def observe_all_tokens(
         for module, _ in experts.values()
     ]
     try:
-        for hidden in replay.hidden:
-            replay.run(index, hidden)
+        for batch, hidden in enumerate(replay.hidden):
+            replay.run(index, hidden, batch)
             for module, args, kwargs in calls:
                 for expert, its in experts[id(module)][1].items():
                     with _one_by_one(its), _Products(its, observe):

@@ -7,13 +7,19 @@ import torch
 from torch import nn
 
 from elsa.distributed.ranks import ONE, Ranks
-from elsa.errors import require
+from elsa.errors import UserError, require
 from elsa.layerwise.driver import BlockPruner, LayerPruner, prune_blocks
 from elsa.layerwise.outliers import Outliers, block_sparsities
 from elsa.layerwise.routed import FEW_TOKENS, REFUSE
 from elsa.layerwise.statistics import GramStatistics
 from elsa.method.base import Method, Task
-from elsa.model.weights import PrunableWeight, parameters_of, prunable_weights, weights_by_block
+from elsa.model.weights import (
+    PrunableWeight,
+    parameters_of,
+    prunable_weights,
+    shared_by_blocks,
+    weights_by_block,
+)
 from elsa.record.key import NOT_NAMED
 from elsa.sparsity.allocation import patterns_of, patterns_of_shares
 from elsa.sparsity.pattern import Pattern
@@ -49,6 +55,15 @@ class BlockwiseMethod(BlockPruner, Method):
         windows = task.windows(self.calibration_windows)
         tokens = prune_together(model, self, task, windows)
         return {"calibration_tokens": windows.numel()} | ({"expert_tokens": tokens} if tokens else {})
+
+
+def refuse_shared(method: Method, model: nn.Module) -> None:
+    """Raise `UserError` if blocks share weights, for a method that fits a block's weights to its own outputs."""
+    for name, blocks in shared_by_blocks(model).items():
+        raise UserError(
+            f"method={method.label}: blocks {', '.join(map(str, blocks))} share {name}, and it fits a block to its "
+            "own outputs alone; take one that goes layer by layer (sparsegpt, alps, …) or trains (elsa, …)"
+        )
 
 
 class LayerwiseMethod(LayerPruner, BlockwiseMethod):

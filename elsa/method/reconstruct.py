@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from elsa.errors import require
 from elsa.layerwise.activations import Activations
 from elsa.layerwise.capture import BlockReplay, Call, relative_error, tensor_of
 from elsa.layerwise.driver import Patterns
+from elsa.method.layerwise import refuse_shared
 from elsa.method.refining import Refiner, Refining
 from elsa.model.weights import PrunableWeight, entries_of, parameters_of
 
@@ -33,6 +34,10 @@ class Reconstruct(Refining):
         require(self.epochs >= 1, "epochs", self.epochs, "at least 1")
         require(self.learning_rate > 0, "learning_rate", self.learning_rate, "positive, for example 1e-3")
 
+    def check_model(self, model: nn.Module) -> None:
+        super().check_model(model)
+        refuse_shared(self, model)
+
     def _refiner(self, dense: Mapping[str, torch.Tensor]) -> "Reconstruction":
         return Reconstruction(self, dense)
 
@@ -51,7 +56,7 @@ class Reconstruction(Refiner):
     ) -> None:
         assert replay is not None, "it needs inputs"
         hidden = self._dense_hidden or replay.hidden  # before block 0 nothing is pruned
-        dense = BlockReplay(replay.blocks, replay.calls, hidden, replay.ranks)
+        dense = replace(replay, hidden=hidden)
         parts = _parts(replay.blocks[index], layers)
         with self._dense_weights(layers):
             goals, self._dense_hidden = _outputs(dense, index, {name: part for name, (part, _) in parts.items()})
@@ -121,8 +126,8 @@ def _inputs(replay: BlockReplay, index: int, part: nn.Module) -> tuple[Activatio
         calls.append((args[1:], {key: value for key, value in kwargs.items() if key != "hidden_states"}))
 
     with part.register_forward_pre_hook(keep, with_kwargs=True):
-        for hidden in replay.hidden:
-            replay.run(index, hidden)
+        for batch, hidden in enumerate(replay.hidden):
+            replay.run(index, hidden, batch)
     return kept, calls[0]
 
 

@@ -10,7 +10,7 @@ from elsa.errors import require
 from elsa.layerwise.capture import BlockReplay, relative_error
 from elsa.layerwise.driver import Patterns, collect
 from elsa.layerwise.statistics import EnergyStatistics
-from elsa.method.layerwise import BlockwiseMethod
+from elsa.method.layerwise import BlockwiseMethod, refuse_shared
 from elsa.model.weights import PrunableWeight, entries_of, parameters_of
 from elsa.sparsity.projection import project
 
@@ -40,6 +40,10 @@ class Safe(BlockwiseMethod):
         for name in ("learning_rate", "penalty"):
             require(getattr(self, name) > 0, name, getattr(self, name), "positive")
         require(self.perturbation >= 0, "perturbation", self.perturbation, "not negative; 0 turns SAM off")
+
+    def check_model(self, model: nn.Module) -> None:
+        super().check_model(model)
+        refuse_shared(self, model)
 
     def prune_block(
         self, replay: BlockReplay | None, index: int, layers: dict[str, PrunableWeight], patterns: Patterns
@@ -110,6 +114,6 @@ def _error_gradients(
     target: torch.Tensor,
 ) -> list[torch.Tensor]:
     """∇ of ‖block(x) − target‖² / ‖target‖² for one batch, 0 for `others`."""
-    output = replay.run(index, replay.hidden[batch])
+    output = replay.run(index, replay.hidden[batch], batch)
     gradients = torch.autograd.grad(relative_error(output, target), parameters)
     return [gradient.contiguous().masked_fill_(other, 0) for gradient, other in zip(gradients, others, strict=True)]

@@ -10,7 +10,7 @@ from elsa.errors import UserError, require
 from elsa.layerwise.capture import BlockReplay
 from elsa.layerwise.driver import Patterns, collect, prune_group
 from elsa.layerwise.statistics import damped
-from elsa.method.layerwise import BlockwiseMethod
+from elsa.method.layerwise import BlockwiseMethod, refuse_shared
 from elsa.method.sparsegpt import SparseGPT
 from elsa.model.weights import PrunableWeight, decoder_blocks, weights_by_block
 
@@ -45,6 +45,7 @@ class SparseLLM(BlockwiseMethod):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
 
     def check_model(self, model: nn.Module) -> None:
+        refuse_shared(self, model)
         for block, layers in zip(decoder_blocks(model), weights_by_block(model), strict=True):
             if layers:
                 FeedForward.of(block, layers)
@@ -190,6 +191,6 @@ def _inputs(replay: BlockReplay, index: int, layer: nn.Module) -> torch.Tensor:
     """What flows into `layer` over all batches, fp32 [T, I]."""
     found: list[torch.Tensor] = []
     with layer.register_forward_pre_hook(lambda module, args: found.append(args[0].flatten(0, -2).float())):
-        for hidden in replay.hidden:
-            replay.run(index, hidden)
+        for batch, hidden in enumerate(replay.hidden):
+            replay.run(index, hidden, batch)
     return torch.cat(found)

@@ -3,37 +3,47 @@
 The loader of transformers draws a weight that is missing at random, and drops one that is left over, without a word.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING
 from transformers.utils import logging
 
 from elsa import hub
 from elsa.errors import UserError, in_one_line, under
+from elsa.export.kind import auto_of, class_of, wraps
 from elsa.export.stored import Stored, sparse_modules
 
 WRAPPERS = {r"_orig_mod\.": "", r"^module\.": ""}  # names under torch.compile and DistributedDataParallel
+_ANY = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
 _COMPUTED = (".inv_freq", ".masked_bias", ".attn.bias")  # buffers that older checkpoints hold and no model reads
 
 
 def check_kind(name: str, config: PretrainedConfig) -> None:
     """Raise `UserError` unless the model is a decoder with plain weights."""
-    kind, given = type(config), getattr(config, "quantization_config", None)
+    given = getattr(config, "quantization_config", None)
     if given is not None and sparse_modules(given) is None:
         method = given.get("quant_method") if isinstance(given, dict) else getattr(given, "quant_method", None)
         raise UserError(
             f"model={name}: its weights are quantised ({method}); give the checkpoint in float that it was made from"
         )
-    both_ways = kind in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
-    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING or both_ways:
+    kind, text = class_of(config), config.get_text_config(decoder=True)
+    both_ways = type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
+    if kind is None or both_ways or any(getattr(each, "is_encoder_decoder", False) for each in (config, text)):
         raise UserError(
             f"model={name}: {config.model_type} is no decoder that predicts the next token, so not for elsa"
+        )
+    needed = _needed(kind) if wraps(config) else []
+    if needed:
+        raise UserError(
+            f"model={name}: {config.model_type} does not run on text alone (it wants {', '.join(needed)}), so there is "
+            "nothing to calibrate, train or score its decoder with"
         )
 
 
@@ -45,8 +55,7 @@ def skeleton_of(name: str, config: PretrainedConfig, folder: Path) -> PreTrained
     with explained(name, folder), _without_bar():
         with under("model"):
             headers = {key: torch.empty(shape, device="meta") for key, shape in Stored(folder).shapes.items()}
-        kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-        loaded = kind.from_pretrained(
+        loaded = class_of(config).from_pretrained(
             None, config=config, state_dict=headers, device_map="meta", key_mapping=WRAPPERS,
             output_loading_info=True, ignore_mismatched_sizes=True,
         )  # fmt: skip
@@ -58,7 +67,7 @@ def skeleton_of(name: str, config: PretrainedConfig, folder: Path) -> PreTrained
 def empty_skeleton(name: str, config: PretrainedConfig) -> PreTrainedModel:
     """The model of a config alone, without memory for its weights (meta device)."""
     with explained(name, None), torch.device("meta"):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+        model: PreTrainedModel = auto_of(config).from_config(config)
         return model
 
 
@@ -104,6 +113,14 @@ def explained(name: str, folder: Path | None) -> Iterator[None]:
         reason = in_one_line(error, 300)
         said = reason if known else f"{type(error).__name__}: {reason}"
         raise UserError(f"model={name}: cannot be loaded{hint}: {said}") from error
+
+
+def _needed(kind: type[nn.Module]) -> list[str]:
+    """What a model's forward pass wants beside ids."""
+    forward: Callable[..., Any] = kind.forward
+    given = list(signature(forward).parameters.values())[1:]  # without its own `self`
+    return [each.name for each in given if each.default is Parameter.empty and each.kind not in _ANY and
+            each.name != "input_ids"]  # fmt: skip
 
 
 @contextmanager

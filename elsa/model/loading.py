@@ -23,10 +23,11 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers.utils.hub import cached_file
 
 from elsa import hub
 from elsa.errors import UserError, did_you_mean, require, require_name, under
+from elsa.export.kind import auto_of, class_of
 from elsa.export.stored import Stored, sparse_modules
 from elsa.files import known_hash, package_folder, write_folder_atomically
 from elsa.model.fitting import (
@@ -41,6 +42,7 @@ from elsa.model.fitting import (
 from elsa.model.weights import choose
 
 _NEEDED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]  # config, weights, tokenizer, chat template
+_OF_PROCESSORS = ("preprocessor_config", "processor_config", "video_preprocessor_config", "chat_template")
 _log = logging.getLogger(__name__)
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -116,6 +118,15 @@ class ModelSource(ABC):
             raise UserError(f"model={self.name}: its tokenizer ({kind}) has no tokenizer.json; elsa needs a fast one")
         return tokenizer
 
+    def companions(self, cache: Path) -> list[Path]:
+        """The files that say how a wrapper makes inputs of pictures and sound; most models have none."""
+        where = self.location(cache)
+        name = where.pop("pretrained_model_name_or_path")
+        quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+        with explained(self.name, None):
+            found = [cached_file(name, f"{each}.json", **where, **quiet) for each in _OF_PROCESSORS]
+        return [Path(each) for each in found if each is not None]
+
     def load(self, cache: Path, device: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
         """The model in evaluation mode on `device`, and its tokenizer.
 
@@ -124,10 +135,9 @@ class ModelSource(ABC):
         """
         config, where = self.structure(cache), self.location(cache)
         with explained(self.name, _folder(where)):
-            loader: Any = AutoModelForCausalLM
-            sparse = _sparse_folder(where)
+            loader, sparse = auto_of(config), _sparse_folder(where)
             if sparse is not None:
-                loader, where = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], _with_zeros(sparse, config)
+                loader, where = class_of(config), _with_zeros(sparse, config)
             loaded: Any = loader.from_pretrained(
                 **where, dtype=_DTYPES[self.dtype], use_safetensors=True, trust_remote_code=False,
                 key_mapping=WRAPPERS, output_loading_info=True, ignore_mismatched_sizes=True,

@@ -21,6 +21,7 @@ from elsa.globs import expert_name, matches, refuse_idle
 from elsa.model.experts import fused, routers
 
 MINIMUM_COVERAGE = 0.95
+_NAMED = 4  # kinds of weights in a line
 _LEFT_OUT = "_elsa_left_out"  # attribute of a model, so that copies of it have it too
 
 
@@ -123,6 +124,32 @@ def without_head(model: nn.Module) -> nn.Module:
     return next(child for child in model.children() if any(module is blocks for module in child.modules()))
 
 
+def text_part(model: nn.Module) -> nn.Module:
+    """What text alone trains: the decoder in a wrapper of several models, else the model."""
+    wraps = isinstance(model, PreTrainedModel) and model.config.get_text_config(decoder=True) is not model.config
+    return _decoder(model) if wraps else model
+
+
+def beside_text(model: nn.Module) -> set[int]:
+    """The ids of parameters that no text reaches: of a wrapper's towers for pictures and sound, and of projectors."""
+    if text_part(model) is model:
+        return set()
+    whole = cast(PreTrainedModel, model)
+    ends = (whole.get_input_embeddings(), whole.get_output_embeddings())
+    reached = {id(p) for part in (text_part(model), *ends) if part is not None for p in part.parameters()}
+    return {id(parameter) for parameter in model.parameters()} - reached
+
+
+def shared_by_blocks(model: nn.Module) -> dict[str, list[int]]:
+    """The prunable weights that several blocks hold, by name, and which blocks these are (Zamba2)."""
+    places: dict[int, list[int]] = {}
+    for index, block in enumerate(decoder_blocks(model)):
+        for parameter in block.parameters():
+            places.setdefault(id(parameter), []).append(index)
+    found = {name: places[id(weight.parameter)] for name, weight in prunable_weights(model).items()}
+    return {name: its for name, its in found.items() if len(its) > 1}
+
+
 def choose(model: nn.Module, include: Collection[str] | None, exclude: Collection[str]) -> None:
     """From now on only these weights of the model, and of copies of it, are prunable.
 
@@ -219,12 +246,19 @@ class Coverage:
 
     def __str__(self) -> str:
         said = f"{self.prunable / self.total:.1%} of {self.total:,} block weights are prunable"
+        if self.unreached:
+            said += f"; the rest is {', '.join(self._kinds_of_rest())}"
         if self.routers:
             said += f"; {len(self.routers)} routers ({sum(self.routers.values()):,} weights) are left alone"
         if not self.left_out:
             return said
         share = sum(self.left_out.values()) / self.total
         return f"{said}, {share:.1%} were left out on purpose ({len(self.left_out)} matrices)"
+
+    def _kinds_of_rest(self) -> list[str]:
+        """The names of what is not reached, without the number of the block."""
+        kinds = list(dict.fromkeys(name.partition(".")[2] for name in self.unreached))
+        return kinds[:_NAMED] + ["…"] * (len(kinds) > _NAMED)
 
     def of_all(self) -> "Coverage":
         """That of the same model with nothing left out."""

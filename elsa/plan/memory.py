@@ -12,8 +12,9 @@ from itertools import pairwise
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import AutoModelForCausalLM, PretrainedConfig
+from transformers import PretrainedConfig
 
+from elsa.export.kind import auto_of
 from elsa.model.weights import decoder_blocks, prunable_weights, without_head
 from elsa.plan.experts import in_equal_parts
 from elsa.train.budget import Training
@@ -85,7 +86,7 @@ def measure(
     model's weights are prunable.
     """
     with FakeTensorMode(allow_non_fake_inputs=True):
-        model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, weights))
+        model = auto_of(config).from_config(config, dtype=getattr(torch, weights))
         choose(model)
         in_equal_parts(model)
         model.eval()  # some families draw random numbers in training mode, which fake tensors do not have
@@ -107,7 +108,7 @@ def measure(
             prunable=sum(each.numel for each in prunable),
             largest=max(parameter.numel() for parameter in model.parameters()),
             blocks=len(blocks),
-            vocabulary=config.vocab_size,
+            vocabulary=config.get_text_config(decoder=True).vocab_size,
             activations=saved.bytes,
             largest_block=max(after - before for before, after in pairwise(bounds)),
             boundary=hidden.numel() * hidden.element_size(),

@@ -17,7 +17,7 @@ from elsa.publish.card import OF_THE_HUB, Published, card, class_of
 WRITTEN = ("README.md", "record.json", "export.json")  # made anew, whatever the model's folder has of these names
 _COPIED = (
     "config.json", "generation_config.json", "tokenizer*.json", "special_tokens_map.json", "vocab.json", "merges.txt",
-    "tokenizer.model", "chat_template.jinja",
+    "tokenizer.model", "chat_template.jinja", "*processor_config.json", "chat_template.json",
 )  # fmt: skip
 _DROPPED = ("paths", "tracker")  # of a config: they decide no number
 _FOLDERS = ("mirror", "cache")  # whole paths of the machine, null wherever the hub is asked instead

@@ -55,7 +55,7 @@ def exported(run: ExportConfig, record: Record | None) -> dict[str, Any]:
     if stored.shapes.keys() <= skeleton.state_dict().keys():
         return write_export(stored, matrices, run.export, run.folder, record)
     with tempfile.TemporaryDirectory() as folder:  # its files have other names than the model
-        save(*source.load(cache, "cpu"), Path(folder) / "model")
+        save(*source.load(cache, "cpu"), Path(folder) / "model", companions=source.companions(cache))
         return write_export(Stored(Path(folder) / "model"), matrices, run.export, run.folder, record)
 
 

@@ -401,7 +401,7 @@ def _save_and_count(
     if isinstance(run.method, Dense):
         counts = {n: {"zeros": int((w.value_OI == 0).sum()), "numel": w.numel} for n, w in weights.items()}
     else:
-        save(model, tokenizer, folder / "model", whole)
+        save(model, tokenizer, folder / "model", whole, run.model.companions(Path(run.paths.cache)))
         counts = count_zeros(folder / "model", list(weights))
     if run.method.prunes:
         transposed = {name: weight.transposed for name, weight in weights.items()}

@@ -162,7 +162,9 @@ def _dry_run(run: PruneConfig, device: str) -> None:
     model, _ = run.model.load(Path(run.paths.cache), device)
     training = dataclasses.replace(run.training, steps=steps + 1, warmup_steps=0)
     length = _length(run)
-    windows = torch.randint(0, model.config.vocab_size, (training.steps * training.batch_size, length))
+    windows = torch.randint(
+        0, model.config.get_text_config(decoder=True).vocab_size, (training.steps * training.batch_size, length)
+    )
     reset_peak(device)
     seconds = _seconds_a_step(model, training, run.precision, windows)
     hours, minutes = divmod(round(seconds * run.training.steps / 60), 60)

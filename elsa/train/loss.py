@@ -13,11 +13,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
+from transformers import PretrainedConfig
 
 from elsa.data.scored import IGNORED, next_tokens, token_ids
 from elsa.distributed.ranks import ONE, Ranks
 from elsa.errors import UserError
-from elsa.model.weights import decoder_blocks, without_head
+from elsa.model.weights import decoder_blocks, text_part, without_head
 from elsa.train.release import releasing
 
 
@@ -35,7 +36,7 @@ def direct(model: nn.Module) -> Call:
 class _InParts(Protocol):
     """A model whose logits can be made in chunks: its head on its last hidden state."""
 
-    config: object
+    config: PretrainedConfig
 
     def get_output_embeddings(self) -> nn.Module:
         """The head."""
@@ -146,19 +147,27 @@ def _hidden(model: nn.Module, ids_NL: torch.Tensor) -> torch.Tensor:
 def _head(model: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
     """Logits of hidden states, capped as Gemma does."""
     whole = cast(_InParts, model)
-    cap = getattr(whole.config, "final_logit_softcapping", None)
+    cap = getattr(whole.config.get_text_config(decoder=True), "final_logit_softcapping", None)
     logits: torch.Tensor = whole.get_output_embeddings()(hidden)
     return logits if cap is None else cap * torch.tanh(logits / cap)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Inside, a model that is being trained is in evaluation mode."""
+    trained = text_part(model)
+    was_training = trained.training
+    model.eval()
+    yield
+    trained.train(was_training)
 
 
 @torch.no_grad()
 def prove_chunks(model: nn.Module, call: Call, windows_NL: torch.Tensor) -> None:
     """Raise `UserError` if this model's logits are not its head on its last hidden state, as chunks assume."""
-    was_training = model.training
     few = token_ids(windows_NL[:1, :64].long())  # all of them scored
-    model.eval()
-    whole, parts = call(next_token_loss, few), call(next_token_loss, few, max(1, few.shape[1] // 4))
-    model.train(was_training)
+    with evaluating(model):
+        whole, parts = call(next_token_loss, few), call(next_token_loss, few, max(1, few.shape[1] // 4))
     if not abs(whole - parts) <= 1e-2 * abs(whole):
         raise UserError(
             f"precision.loss_chunk: this model computes its logits in a way of its own (loss {whole:.4f}, in chunks "

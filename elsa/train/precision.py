@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from elsa.errors import UserError, require
+from elsa.model.weights import text_part
 from elsa.train.budget import Training
 
 FORMATS = ("float32", "bfloat16", "float8")  # in which a constraint can keep its state
@@ -75,8 +76,9 @@ class Precision:
     def applied(self, model: nn.Module) -> Iterator[None]:
         """The model in training mode, in these dtypes (which stay), with checkpointing if that is wanted."""
         self.cast(model)
-        was_training = model.training
-        model.train()
+        trained = text_part(model)
+        was_training = trained.training
+        trained.train()
         if self.activation_checkpointing:
             _renamed(model, "enable")({"use_reentrant": False})
         try:
@@ -84,7 +86,7 @@ class Precision:
         finally:
             if self.activation_checkpointing:
                 _renamed(model, "disable")()
-            model.train(was_training)
+            trained.train(was_training)
 
 
 def _renamed(model: nn.Module, verb: str) -> Callable[..., None]:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from elsa.model.weights import PrunableWeight
-from elsa.train.loss import Call, next_token_loss
+from elsa.train.loss import Call, evaluating, next_token_loss
 
 
 def due(step: int, every: int, interval: int) -> bool:
@@ -23,11 +23,8 @@ def losses_on(
     model: nn.Module, call: Call, parts_NL: Sequence[torch.Tensor], autocast: AbstractContextManager[object]
 ) -> torch.Tensor:
     """Cross-entropy of each part of a batch, without dropout: it draws no random numbers and leaves no trace."""
-    was_training = model.training
-    model.eval()
-    with autocast:
+    with evaluating(model), autocast:
         losses = [call(next_token_loss, part).float() for part in parts_NL]
-    model.train(was_training)
     return torch.stack(losses)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from elsa.distributed.sharding import Spread, local, spread_blocks
-from elsa.model.weights import decoder_blocks, prunable_weights
+from elsa.model.weights import beside_text, decoder_blocks, prunable_weights
 from elsa.train.constraint import Constraint
 from elsa.train.loop import Loop
 from elsa.train.optimizer import Optimizer
@@ -80,8 +80,9 @@ def _place(teacher: nn.Module, device: torch.device, task: TrainingTask) -> None
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
-    """All parameters that get a gradient by name, each once."""
-    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    """All parameters that get a gradient from text by name, each once."""
+    apart = beside_text(model)
+    return {name: each for name, each in model.named_parameters() if each.requires_grad and id(each) not in apart}
 
 
 def state_bytes(model: nn.Module, optimizer: Optimizer) -> dict[str, float]:
