@@ -28,7 +28,14 @@ _TEXT = _SMALL | {"num_key_value_heads": 2, "vocab_size": VOCABULARY, "max_posit
 _VISION = _SMALL | {"num_hidden_layers": 3, "hidden_size": 48, "image_size": 28, "patch_size": 14}
 _ROPE = {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 1e4}
 _MARKS = {"image_token_id": 5, "video_token_id": 6, "vision_start_token_id": 7, "vision_end_token_id": 8}
-_QWEN = {"depth": 3, "hidden_size": 32, "num_heads": 4, "intermediate_size": 48, "out_hidden_size": 32, "patch_size": 14}
+_QWEN = {
+    "depth": 3,
+    "hidden_size": 32,
+    "num_heads": 4,
+    "intermediate_size": 48,
+    "out_hidden_size": 32,
+    "patch_size": 14,
+}
 
 WRAPPER_CONFIGS = {
     "gemma3": Gemma3Config(text_config=_TEXT | {"head_dim": 8, "sliding_window": 8}, vision_config=_VISION,

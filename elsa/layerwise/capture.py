@@ -6,7 +6,7 @@ knows what an architecture passes. A replay is proven equal to the real forward 
 Shapes: N windows of L tokens, hidden states [batch, L, D].
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -60,12 +60,20 @@ class BlockReplay:
         for number in range(index, last + 1):
             hidden = self.run(number, hidden, batch)
 
-    def last_place(self, index: int, modules: Collection[nn.Module]) -> int:
-        """The last block that holds one of these modules of block `index`: another one where blocks share them."""
-        wanted = set(map(id, modules))
-        return max(
-            [index, *(n for n, block in enumerate(self.blocks) if n > index and wanted & set(map(id, block.modules())))]
-        )
+    def holders(self, index: int, parameters: Mapping[str, nn.Parameter]) -> tuple[dict[str, list[nn.Module]], int]:
+        """The modules with these parameters of block `index`, by name, and the last block that has one.
+
+        Where blocks share parameters (Zamba2) those of later ones too, whether they share modules or not.
+        """
+        names, found = {id(parameter): name for name, parameter in parameters.items()}, dict[str, list[nn.Module]]()
+        last = index
+        for number, block in enumerate(self.blocks[index:], index):
+            for module in block.modules():
+                for name in [names[id(p)] for p in module.parameters(recurse=False) if id(p) in names]:
+                    last = number
+                    held = found.setdefault(name, [])
+                    held += [module] * (module not in held)
+        return found, last
 
     def outputs(self, index: int) -> Activations:
         """Outputs of block `index` for all batches, kept where its inputs are."""

@@ -163,7 +163,7 @@ def collect(
     The statistics are those of the windows of all ranks, and of all blocks that hold such a layer: those between run as
     they are. `few_tokens`: one of `elsa.layerwise.routed.FEW_TOKENS`.
     """
-    last = replay.last_place(index, [weight.module for weight in layers.values()])
+    holders, last = replay.holders(index, {name: weight.parameter for name, weight in layers.items()})
     experts = {name: weight for name, weight in layers.items() if weight.expert is not None}
     groups = {name: [name] for name in experts}  # the first layer to see an input → all layers that see it
     statistics: dict[str, Any] = {name: pruner.init_statistics(weight.value_OI) for name, weight in experts.items()}
@@ -186,9 +186,10 @@ def collect(
             pruner.update_statistics(statistics[name], inputs_TI)
 
     hooks = [
-        weight.module.register_forward_pre_hook(lambda module, args, name=name: observe(name, args[0]))
-        for name, weight in layers.items()
+        module.register_forward_pre_hook(lambda module, args, name=name: observe(name, args[0]))
+        for name in layers
         if name not in experts
+        for module in holders[name]
     ]
     try:
         for batch, hidden in enumerate(replay.hidden):

@@ -32,8 +32,6 @@ def method_of(name, **changes):
 def pruned(family, windows, name, pattern, **changes):
     """Model, facts, and the names of parameters that changed."""
     model = moe_model(family)
-    if family == "jamba":  # whose mixer reads that weight without calling the layer
-        choose(model, None, ["*.dt_proj"])
     before = {key: value.clone() for key, value in model.state_dict().items()}
     facts = method_of(name, **changes).apply(model, task(windows, pattern)[0])
     after = model.state_dict()
