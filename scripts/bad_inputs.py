@@ -25,7 +25,7 @@ from forked import said, start  # isort: skip (it sets variables that libraries 
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, MixtralConfig
+from transformers import AutoModelForCausalLM, MixtralConfig, Zamba2Config
 
 import elsa
 import elsa.model.loading
@@ -583,6 +583,26 @@ def experts() -> Iterator[Case]:
     yield Case("experts uneven", [*given, *uneven], write, says="devices=3")
 
 
+def other_decoders() -> Iterator[Case]:
+    def pictures(folder: Path) -> None:
+        shutil.copytree(TINY, folder / "m")
+        (folder / "m/config.json").write_text(json.dumps({"model_type": "blip"}))
+
+    def shared(folder: Path) -> None:
+        shutil.copytree(TINY, folder / "m", ignore=shutil.ignore_patterns("*.safetensors", "config.json"))
+        vocabulary = json.loads((TINY / "config.json").read_text())["vocab_size"]
+        sizes: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 3, "hybrid_layer_ids": [1, 2]}
+        sizes |= {"num_attention_heads": 4, "num_key_value_heads": 4, "attention_head_dim": 16, "num_mem_blocks": 1}
+        sizes |= {"mamba_d_state": 8, "mamba_headdim": 16, "n_mamba_heads": 4, "mamba_ngroups": 1, "adapter_rank": 4}
+        config = Zamba2Config(**sizes, vocab_size=vocabulary, layers_block_type=["mamba", "hybrid", "hybrid"])
+        AutoModelForCausalLM.from_config(config).save_pretrained(folder / "m")
+
+    given = ["model=pretrained", "model.path=m", *QUICK]
+    yield Case("wrapper of pictures", ["method=magnitude", *given], pictures, says="wants pixel_values")
+    for method in ("safe", "sparsellm", "reconstruct"):
+        yield Case(f"wrapper shared blocks {method}", [f"method={method}", *given], shared, says="share model.layers")
+
+
 def sparse_damages() -> dict[str, Files]:
     """What can be wrong with the folder `m` of an exported model."""
 
@@ -781,7 +801,8 @@ def written() -> Iterator[Case]:
 
 def cases() -> list[Case]:
     made = (
-        words, numbers, texts, hub_sets, chats, tokens, models, experts, sparse_models, places, records, tasks, written,
+        words, numbers, texts, hub_sets, chats, tokens, models, experts, other_decoders, sparse_models, places, records,
+        tasks, written,
     )  # fmt: skip
     return [case for make in made for case in make()]
 
