@@ -7,7 +7,9 @@ from elsa.layerwise.capture import capture
 from elsa.layerwise.driver import collect
 from elsa.layerwise.statistics import EnergyStatistics
 from elsa.model.weights import decoder_blocks, weights_by_block
-from tests.wrappers import other_model
+from tests.wrappers import needs_new, other_model
+
+pytestmark = needs_new
 
 SHARED = "model.layers.1.shared_transformer."
 

@@ -11,8 +11,11 @@ from elsa.checkpoint.saving import count_zeros, save
 from elsa.errors import UserError
 from elsa.model.loading import Pretrained, limits
 from elsa.model.weights import beside_text, coverage, prunable_weights, shared_by_blocks, text_part
+from elsa.train.loss import evaluating
+from elsa.train.precision import Precision
+from elsa.train.train import trainable
 from tests.conftest import random_model
-from tests.wrappers import MIXED_CONFIGS, WRAPPER_CONFIGS, other_model
+from tests.wrappers import MIXED_CONFIGS, WRAPPER_CONFIGS, needs_new, other_model
 
 MATRICES = {"zamba2": 32, "jamba": 14, "bamba": 12, "falcon_h1": 18, "nemotron_h": 8, "qwen3_next": 13}
 REST = {"jamba": ["mamba.A_log", "mamba.conv1d.weight"], "nemotron_h": ["mixer.conv1d.weight"]}
@@ -74,7 +77,14 @@ def test_of_a_wrapper_text_reaches_the_decoder_and_the_head_alone(family):
     without = {id(parameter) for parameter in model.parameters() if parameter.grad is None}
     assert apart
     assert apart == without
+    assert {id(parameter) for parameter in trainable(model).values()} == set(map(id, model.parameters())) - apart
     assert text_part(model) is model.model.language_model
+    with Precision().applied(model):
+        with evaluating(model):
+            assert not model.model.language_model.training
+        assert model.model.language_model.training
+        assert not model.training, "an older Gemma 3 wants to know of pictures in training"
+    assert not model.model.language_model.training
     assert limits(model) == {"vocabulary": 300, "positions": 64}
 
 
@@ -105,6 +115,7 @@ def test_files_of_processors_of_the_hub_are_not_there_without_it(tmp_path):
     assert given.companions(tmp_path) == []
 
 
+@needs_new
 def test_weights_that_blocks_share_are_told_with_their_places():
     model = other_model("zamba2")
     shared = shared_by_blocks(model)
