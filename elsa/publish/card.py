@@ -44,6 +44,7 @@ class Published:
     """What a card is of. `record`, `export`: as they are published; None for a model that is no export.
 
     `sparse`: the folder is in this package's format. What was scored on the folder itself is in `export.evaluations`.
+    `loader`: the class of transformers that loads it.
     """
 
     repo: str
@@ -52,6 +53,7 @@ class Published:
     record: Record
     export: dict[str, Any] | None
     sparse: bool
+    loader: str = "AutoModelForCausalLM"
 
     @property
     def name(self) -> str:
@@ -232,11 +234,11 @@ def _choice(record: Record) -> str:
 
 
 def _use(about: Published) -> str:
-    lines = ["from transformers import AutoModelForCausalLM, AutoTokenizer", ""]
+    lines = [f"from transformers import {about.loader}, AutoTokenizer", ""]
     if about.sparse:
         lines.insert(0, "import elsa.export  # lets transformers read the sparse format; without it, loading fails")
     lines += [f'{name} = {kind}.from_pretrained("{about.repo}")' for name, kind in (
-        ("model", "AutoModelForCausalLM"), ("tokenizer", "AutoTokenizer"),
+        ("model", about.loader), ("tokenizer", "AutoTokenizer"),
     )]  # fmt: skip
     needs = "With the package `elsa`, which reads the sparse format:" if about.sparse else "With `transformers` alone:"
     return "\n".join(["## Use", "", needs, "", "```python", *lines, "```"])

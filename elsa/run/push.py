@@ -14,8 +14,10 @@ from elsa.config.checks import check_folders
 from elsa.config.compose import plain
 from elsa.config.deploy import PushConfig, check_repository
 from elsa.errors import UserError, in_one_line, require
+from elsa.export.kind import auto_of
 from elsa.export.stored import Stored
-from elsa.files import explained, known_hash, read_json, remove_leftovers
+from elsa.files import explained, file_name, known_hash, read_json, remove_leftovers
+from elsa.model.loading import Pretrained
 from elsa.publish.card import Published
 from elsa.publish.folder import check_export, public, stage
 from elsa.record.record import Record, read_record
@@ -67,9 +69,11 @@ def published(run: PushConfig) -> Published:
     if export is not None:
         export |= {"evaluations": _own_evaluations(run, export)}
     assert run.license is not None, "it was asked for"
+    source = Pretrained(name=file_name(run.model_folder.resolve().name), path=str(run.model_folder))
     return Published(
         repo=run.repo, base_model=base_model, license=run.license, record=public(record, base_model),
         export=public(export, base_model), sparse=Stored(run.model_folder).sparse,
+        loader=auto_of(source.structure(Path(run.paths.cache))).__name__,
     )  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """A wrapper of several models from the command line: pruned, saved whole, exported, asked, scored, planned."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -60,6 +61,12 @@ def test_a_wrapper_goes_all_the_way(elsa, saved_model, corpus):
     assert len(sparse_layers(exported)) == 14
     torch.testing.assert_close(logits(exported), logits(plain), rtol=1e-4, atol=1e-5)
     assert torch.equal(logits(package.load(sparse)[0]), logits(plain))
+    asked = [f"checkpoint={sparse}", "repo=a/b", "base_model=a/c", "license=mit", "dry_run=true"]
+    code, out, err = elsa("push", *asked, model=False)
+    assert code == 0, err
+    pushed = Path(out.splitlines()[0].partition(":")[0])
+    assert 'AutoModelForImageTextToText.from_pretrained("a/b")' in (pushed / "README.md").read_text()
+    assert (pushed / kept).is_file()
     code, out, err = elsa("generate", f"checkpoint={sparse}", "prompt=the cat", "tokens=3", model=False)
     assert code == 0, err
     assert "[dense]" in out
