@@ -43,24 +43,29 @@ _HELD_OUT = 0.1  # of own text without splits, for validation and for test each
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run. `folder`: where it lies. `record`: its `result.json` with the scores that were asked for."""
+    """A finished run, as `prune` and `evaluate` give it.
+
+    Args:
+        folder: where it lies: config, metrics, checkpoint and record.
+        record: its `result.json` with the scores that were asked for (`elsa.record.record`).
+    """
 
     folder: Path
     record: Record
 
     @property
     def perplexity(self) -> float:
-        """On the first evaluation set; `perplexities` has all."""
+        """Perplexity on the first evaluation set; `perplexities` has all."""
         return next(iter(self.perplexities.values()))
 
     @property
     def perplexities(self) -> dict[str, float]:
-        """By evaluation set."""
+        """Perplexity by the name of the evaluation set."""
         return {name: score["perplexity"] for name, score in self.record["perplexity"].items()}
 
     @property
     def sparsity(self) -> float:
-        """The fraction of zeros, as counted in the saved file."""
+        """The fraction of zeros among the pruned weights, as counted in the saved file."""
         return float(self.record["sparsity"]["counted"])
 
     @cached_property
@@ -69,12 +74,12 @@ class Run:
 
     @property
     def model(self) -> PreTrainedModel:
-        """The pruned model, loaded when it is first asked for."""
+        """The pruned model in fp32 on the CPU, in evaluation mode; loaded when it is first asked for."""
         return self._loaded[0]
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerFast:
-        """Its tokenizer."""
+        """The model's tokenizer."""
         return self._loaded[1]
 
 
@@ -91,13 +96,26 @@ def prune(
 ) -> Run:
     """Prune, save, evaluate and record, as `elsa prune` does; a finished run is found and not run again.
 
-    `model`: a choice of `conf/model`, a folder, or a hub id. `method`: a choice of `conf/method`. `sparsity`: the
-    fraction of zeros, or "keep:group" such as "2:4". `data`: a choice of `conf/data`, or files and folders of text, a
-    tenth of which is held out for each of validation and test; None for the Python standard library's sources. `steps`:
-    of a method that trains. `include`, `exclude`: globs over names of weights ("*.down_proj"), which say what is pruned
-    (None: all) and what is not. `overrides`: any further key, as on the command line ("training.learning_rate=1e-3").
+    Args:
+        model: a choice of `conf/model`, a folder, or a hub id.
+        method: a choice of `conf/method`, or a method that another package has registered.
+        sparsity: the fraction of zeros, in [0, 1), or "keep:group" such as "2:4".
+        data: a choice of `conf/data`, or files and folders of text, of which a tenth each is held out for validation
+            and test; None for the sources of the Python standard library.
+        steps: optimiser steps of a method that trains; None for those of its config.
+        include: globs over names of weights ("*.down_proj") that say what is pruned; None for every prunable weight.
+        exclude: globs that say what is not pruned in any case.
+        overrides: any further key, as on the command line ("training.learning_rate=1e-3").
 
-    Raises `UserError` for what cannot run, in the words of the command line.
+    Returns:
+        The finished run, whose folder is named by all that decides its weights.
+
+    Raises:
+        UserError: for what cannot run, in the words of the command line.
+
+    Examples:
+        >>> run = elsa.prune(model="tiny", method="wanda", sparsity=0.5)  # doctest: +SKIP
+        >>> run.perplexity, run.sparsity, run.folder  # doctest: +SKIP
     """
     given = [*_model(model), f"method={method}", *_sparsity(sparsity), *_data(data)]
     given += [] if steps is None else [f"training.steps={steps}"]
@@ -110,7 +128,18 @@ def prune(
 
 
 def evaluate(checkpoint: str | Path | Run, *, overrides: Iterable[str] = ()) -> Run:
-    """Score a saved model as `elsa evaluate` does, and add that to its record. `overrides`: as on the command line."""
+    """Score a saved model as `elsa evaluate` does, and add that to the record of its run.
+
+    Args:
+        checkpoint: a run, its folder, or any folder of a model.
+        overrides: keys of the command line ("eval=zero_shot", "eval.windows=64").
+
+    Returns:
+        The run with the new scores; what was scored in the same way before is found and not scored again.
+
+    Raises:
+        UserError: for what cannot be scored, in the words of the command line.
+    """
     folder = checkpoint.folder if isinstance(checkpoint, Run) else checkpoint
     config = compose(f"checkpoint={_quoted(folder)}", *overrides, command="evaluate")
     run = build(EvaluateConfig, config)
@@ -121,10 +150,19 @@ def evaluate(checkpoint: str | Path | Run, *, overrides: Iterable[str] = ()) -> 
 def load(
     folder: str | Path, dtype: str | None = None, device: str = "cpu", form: str | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """Model, in evaluation mode, and tokenizer of a run's folder, an exported one, or any that transformers loads.
+    """Model and tokenizer of a run's folder, of an exported one, or of any that transformers loads.
 
-    `dtype`: None for the one that was exported, float32 for other folders. `form`: in which an exported model holds its
-    sparse matrices; None for the one that fits each.
+    Args:
+        folder: of a run, or of a model.
+        dtype: float32, bfloat16 or float16; None for that of the export, and float32 for other folders.
+        device: where the model goes: "cpu", "cuda", "cuda:1".
+        form: in which an exported model holds its sparse matrices; None for the one that fits each.
+
+    Returns:
+        The model, in evaluation mode, and its tokenizer.
+
+    Raises:
+        UserError: if there is no such folder, or what is in it is no whole model.
     """
     where = Path(folder) / "model" if (Path(folder) / "model").is_dir() else Path(folder)
     require(where.is_dir(), "folder", folder, "no such folder; give a run's folder or that of a model")
@@ -151,14 +189,31 @@ def prune_model(
     exclude: Sequence[str] = (),
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Prune an nn.Module in place, without files; facts about how it went.
+    """Prune any `nn.Module` with decoder blocks in place, without files.
 
-    `text`: token windows [N, L] of any integer type, of which the method takes the first that it needs; or a tokenizer,
-    with which windows are cut from `data` (by default the Python standard library's sources, at most 256 tokens a
-    window). `sparsity`: the fraction of zeros, "keep:group", or a `Pattern`. `training`, `penalty`, `precision`: of a
-    method that trains. `include`, `exclude`: as in `prune`; they hold until the next call with this model.
+    Args:
+        model: whose blocks and linear layers are found by structure (`elsa.model.weights`).
+        text: token windows [N, L] of any integer type, of which the method takes the first that it needs; or a
+            tokenizer, with which windows of at most 256 tokens are cut from `data`.
+        method: such as `elsa.methods.Wanda()`.
+        sparsity: the fraction of zeros, "keep:group", or a `Pattern`.
+        data: a source of text for the tokenizer; None for the sources of the Python standard library.
+        training: budget and optimiser of a method that trains.
+        penalty: of `Elsa`, and of `ElsaPlus(hard=False)`; None for `Auto`.
+        precision: where the bytes of a method that trains go.
+        include: globs over names of weights that say what is pruned, until the next call with this model; None for all.
+        exclude: globs that say what is not pruned in any case.
+        seed: of the windows that are drawn, and of the training.
 
-    Raises `UserError` for what cannot run.
+    Returns:
+        Facts about how it went, with the fraction of zeros of each weight by name as `zeros`.
+
+    Raises:
+        UserError: for what cannot run.
+
+    Examples:
+        >>> model, tokenizer = elsa.load("outputs/runs/<run>")  # doctest: +SKIP
+        >>> elsa.prune_model(model, tokenizer, elsa.methods.Magnitude(), "2:4")  # doctest: +SKIP
     """
     choose(model, include, exclude)
     random.seed(seed)

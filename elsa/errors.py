@@ -44,7 +44,20 @@ def in_one_line(said: object, most: int | None = None) -> str:
 
 
 def require(condition: bool, key: str, value: object, expected: str) -> None:
-    """Raise `UserError` "key=value: expected" unless `condition` holds. `key` is relative to its config group."""
+    """Raise `UserError` "key=value: expected" unless `condition` holds.
+
+    Args:
+        condition: that must hold.
+        key: relative to its config group, which is put before it (`under`).
+        value: what was given.
+        expected: what would be right, in words.
+
+    Examples:
+        >>> require(0 < 2, "damping", 2, "positive")
+        >>> require(0 < -1, "damping", -1, "positive, for example 0.01")
+        Traceback (most recent call last):
+        elsa.errors.UserError: damping=-1: positive, for example 0.01
+    """
     if not condition:
         raise UserError(f"{key}={value}: {expected}")
 

@@ -28,23 +28,46 @@ class Penalty(ABC):
 
     @abstractmethod
     def at(self, progress: float) -> float:
-        """λ for progress in [0, 1]."""
+        """λ for `progress` in [0, 1]."""
 
     def of_interval(self, end: int, steps: int, rate: Callable[[int], float]) -> float:
-        """λ of the interval that ends with step `end` of `steps`. `rate`: the learning rate of step 0 … steps − 1."""
+        """λ of one interval between two updates of z and u.
+
+        Args:
+            end: its last step.
+            steps: of the run.
+            rate: the learning rate of step 0 … steps − 1.
+        """
         return self.at(end / steps)
 
     def on_gradient(self, weight: PrunableWeight, state: State, value: float) -> None:
-        """What λ = `value` does to the gradient of a weight."""
+        """What λ does to the gradient of a weight, in place: λ(x − z + u) is added (arXiv:2510.01650, the x-update).
+
+        Args:
+            weight: x and its gradient.
+            state: z and u.
+            value: λ.
+        """
         state.add_proximal_gradient(weight.gradient_OI, weight.value_OI, value)
 
     def after_step(self, weight: PrunableWeight, state: State, step: int, steps: int) -> None:  # noqa: B027
-        """What is done to a weight after the optimiser's step 1 … `steps`; by default nothing."""
+        """What is done to a weight after the optimiser's step; by default nothing.
+
+        Args:
+            weight: x.
+            state: z and u.
+            step: 1 … `steps`.
+            steps: of the run.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Constant(Penalty):
-    """λ = `value` throughout."""
+    """λ is the same throughout.
+
+    Args:
+        value: λ.
+    """
 
     ramps = False
 
@@ -59,7 +82,12 @@ class Constant(Penalty):
 
 @dataclass(frozen=True, kw_only=True)
 class Ramp(Penalty):
-    """λ from `start` to `end`."""
+    """λ changes from one value to another.
+
+    Args:
+        start: λ at the beginning of the run.
+        end: λ at its end.
+    """
 
     start: float = 0.0
     end: float = 0.01
@@ -85,7 +113,11 @@ class Cosine(Ramp):
 
 @dataclass(frozen=True, kw_only=True)
 class Exponential(Ramp):
-    """λ = start · (end / start)^progress."""
+    """λ = start · (end / start)^progress.
+
+    Args:
+        start: λ at the beginning, above 0.
+    """
 
     start: float = 1e-4
 
@@ -102,9 +134,12 @@ class Auto(Penalty):
     """A λ that is planned from the number of steps, and acts beside the optimiser instead of through its gradient.
 
     After every step x moves towards z − u by a share of the distance (as AdamW decays weights beside Adam). The share
-    rises like `Cosine` from 0, and all shares together would shrink the weights off the support by e^−`contraction` if
-    the loss did not hold them. So neither the gradients' scale nor the learning rate bounds the pull, and what the loss
+    rises like `Cosine` from 0. So neither the gradients' scale nor the learning rate bounds the pull, and what the loss
     holds up against it fades with the learning rate.
+
+    Args:
+        contraction: all shares together would shrink the weights off the support by e^−`contraction` if the loss did
+            not hold them.
     """
 
     decoupled = True
@@ -115,7 +150,7 @@ class Auto(Penalty):
         require(self.contraction > 0, "contraction", self.contraction, "positive, for example 8")
 
     def at(self, progress: float) -> float:
-        """The contraction in units of the run: at(progress) / steps is that of one step."""
+        """The contraction in units of the run at `progress` in [0, 1]: at(progress) / steps is that of one step."""
         return self.contraction * (1 - math.cos(math.pi * progress))
 
     def of_interval(self, end: int, steps: int, rate: Callable[[int], float]) -> float:
@@ -130,5 +165,5 @@ class Auto(Penalty):
         pull_(weight.value_OI, state, self.share(step, steps))
 
     def share(self, step: int, steps: int) -> float:
-        """The part of its distance to z − u that x covers after step 1 … `steps`."""
+        """The part of its distance to z − u that x covers after `step` 1 … `steps`."""
         return -math.expm1(-self.at(step / steps) / steps)

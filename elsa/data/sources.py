@@ -43,17 +43,24 @@ class Source(ABC):
 
     @abstractmethod
     def check(self, split: str) -> None:
-        """Raise `UserError` if a split is missing, before any work is done for it."""
+        """Raise `UserError` if a `split` is missing, before any work is done for it."""
 
     @abstractmethod
     def identity(self, split: str, cache: Path) -> dict[str, Any]:
-        """What decides the content of the split, as JSON. `cache`: where hashes of large files are remembered."""
+        """What decides the content of the `split`, as JSON. `cache`: where hashes of large files are remembered."""
 
     @abstractmethod
     def windows(self, cut: "Cut", split: str, count: int | None, seed: int | None) -> torch.Tensor:
-        """int32 `windows_NL`: with a `seed` exactly `count` to train on, without the first `count` (None: all).
+        """Token windows of one split.
 
-        `cut` makes windows of a text source.
+        Args:
+            cut: makes windows of a text source.
+            split: train, validation or test.
+            count: how many; None for all, where there is no seed.
+            seed: for windows to train on, exactly `count` in the order that it draws; None for the first ones.
+
+        Returns:
+            `windows_NL`, int32.
         """
 
     @property
@@ -71,7 +78,11 @@ Cut = Callable[["TextSource", str, int | None, int | None], torch.Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class TextSource(Source):
-    """A corpus, and the length in tokens of the windows that its documents are packed into."""
+    """A corpus, and the windows that its documents are packed into.
+
+    Args:
+        sequence_length: tokens of a window.
+    """
 
     sequence_length: int = 512
 
@@ -84,23 +95,23 @@ class TextSource(Source):
 
     @abstractmethod
     def documents(self, split: str) -> list[Document]:
-        """The documents of one split, in their fixed order."""
+        """The documents of one `split`, in their fixed order."""
 
     def drawn(self, split: str, random: np.random.Generator | None) -> Iterator[Document]:
-        """One epoch of documents: in an order that `random` draws, or in their own."""
+        """One epoch of documents of a `split`: in an order that `random` draws, or in their own."""
         documents = self.documents(split)
         yield from documents if random is None else (documents[i] for i in random.permutation(len(documents)))
 
     def fault(self, value: object) -> str:
-        """What is wrong with a document, "" for nothing."""
+        """What is wrong with the document `value`, "" for nothing."""
         return fault_of_text(value)
 
     def packer(self, tokenizer: PreTrainedTokenizerFast, bos: int | None) -> Packer:
-        """What makes windows of the documents (`Packer`)."""
+        """What makes windows of the documents (`Packer`). `bos`: the token that each begins with, if any."""
         return TextPacker(tokenizer=tokenizer, length=self.sequence_length, bos=bos)
 
     def said(self, split: str, counts: dict[str, int]) -> tuple[int, str]:
-        """Level and line of the log for what the packer has counted."""
+        """Level and line of the log for what the packer of a `split` has counted in `counts`."""
         return logging.INFO, f"the {split} split: {counts}"
 
     def windows(self, cut: Cut, split: str, count: int | None, seed: int | None) -> torch.Tensor:
@@ -127,12 +138,17 @@ class Stdlib(TextSource):
 
 @dataclass(frozen=True, kw_only=True)
 class Files(TextSource):
-    """Local files: plain text (a file is a document), or JSON lines, JSON, CSV, Parquet (a row is one: its `column`).
+    """Local files: plain text (a file is a document), or JSON lines, JSON, CSV, Parquet (a row is one).
 
-    All but Parquet may be compressed (.gz, .bz2, .zst, .lz4). `train`, `validation` and `test` are a file, a folder or
-    a list of either; of a folder, what is hidden or no text is left aside. `held_out`: the share of train that is kept
-    back for each of validation and test, as far as these are not named: of the documents where there are a hundred,
-    else of each text at its end.
+    All but Parquet may be compressed (.gz, .bz2, .zst, .lz4). Of a folder, what is hidden or no text is left aside.
+
+    Args:
+        train: files and folders to train on.
+        validation: the same to choose settings by.
+        test: the same to score.
+        held_out: the share of train that is kept back for each of validation and test, as far as these are not named:
+            of the documents where there are a hundred, else of each text at its end.
+        column: of the text in a row.
     """
 
     train: list[str] = field(default_factory=list)
@@ -179,8 +195,11 @@ class Files(TextSource):
 
 @dataclass(frozen=True, kw_only=True)
 class Text(Files):
-    """Texts in local files. `join` glues those of a split into one with this separator ("\\n\\n" is the usual way with
-    WikiText); null keeps them apart.
+    """Texts in local files.
+
+    Args:
+        join: glues the texts of a split into one with this separator ("\\n\\n" is the usual way with WikiText); null
+            keeps them apart.
     """
 
     join: str | None = None
@@ -196,9 +215,15 @@ class Text(Files):
 class HubText(TextSource):
     """Named files of a hub data set at a pinned revision; offline once they are cached.
 
-    `train`, `validation` and `test` are file names in the repository. `join_train` and `join` glue the documents of
-    train, and of validation and test, into one with this separator (null keeps them apart); of the latter two only the
-    first `documents_used` count (null: all).
+    Args:
+        repository: of the data set, owner/set.
+        revision: its commit.
+        train: the file of the split in the repository.
+        validation: the same of validation.
+        test: the same of test.
+        join_train: glues the documents of train into one with this separator; null keeps them apart.
+        join: the same of validation and of test.
+        documents_used: of validation and of test only so many, the first ones; null for all.
     """
 
     repository: str
@@ -255,6 +280,12 @@ class Tokens(Source):
     """Windows that someone else tokenised: a safetensors file with one integer tensor [windows, length] per split.
 
     With it two programs are compared on exactly the same token ids. Windows are taken in their stored order.
+
+    Args:
+        path: of the file.
+        train: name of the tensor of the split.
+        validation: the same of validation.
+        test: the same of test.
     """
 
     path: str

@@ -30,13 +30,22 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class HubStream(TextSource):
-    """A hub data set by `name` (owner/set) and `subset`, pinned to a commit: `revision`, or, if that is null or a
-    branch, the commit that it meant when the data set was first read here.
+    """Any text data set of the hub, read row by row: only as many as a run takes are ever downloaded.
 
-    `train`, `validation` and `test` are its names of the splits; null for the latter two holds back the share
-    `held_out` of train for each, by a hash of the document. `column` has the text. Training takes as many documents
-    as its windows need, and the first `buffer_size` at least, of which the seed draws the order; a split that is scored
-    is its first `documents_used` documents.
+    Training takes as many documents as its windows need, and the first `buffer_size` at least, of which the seed draws
+    the order; a split that is scored is its first `documents_used` documents.
+
+    Args:
+        name: owner/set.
+        subset: of the data set; null where it has none.
+        revision: a commit; null or a branch for the commit that it meant when the data set was first read here.
+        train: its name of the split.
+        validation: the same; null holds back the share `held_out` of train, by a hash of the document.
+        test: the same.
+        column: of the text.
+        held_out: see `validation`.
+        buffer_size: documents that the seed shuffles.
+        documents_used: of a split that is scored.
     """
 
     name: str

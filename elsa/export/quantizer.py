@@ -92,21 +92,33 @@ class ElsaSparseQuantizer(HfQuantizer):
 
 
 def sparse_layers(model: nn.Module) -> dict[str, SparseLinear]:
-    """By name."""
+    """The layers of `model` that hold sparse matrices, by name."""
     return {name: module for name, module in model.named_modules() if isinstance(module, SparseLinear)}
 
 
 def use_form(model: nn.Module, name: str | None) -> None:
-    """Hold every sparse matrix of a model in the form of that name, or each in the one that fits it.
+    """Hold every sparse matrix of a model in one form.
 
-    Raises `UserError` for a form that there is not, or not on this device.
+    Args:
+        model: that was loaded from an exported folder.
+        name: of the form; None for the one that fits each matrix.
+
+    Raises:
+        UserError: for a form that there is not, or not on this device.
     """
     for layer in sparse_layers(model).values():
         layer.settle(None if name is None else form_of(name, layer.csr().values.device))
 
 
 def load_sparse(folder: Path, dtype: str, device: str, form_name: str | None = None) -> PreTrainedModel:
-    """An exported model, in evaluation mode, its matrices in the form of that name, or each in the one that fits it."""
+    """An exported model, in evaluation mode.
+
+    Args:
+        folder: that `elsa export` has written.
+        dtype: of the values in memory: float32, bfloat16 or float16.
+        device: where the model goes.
+        form_name: in which it holds its matrices; None for the one that fits each.
+    """
     register()
     loader = auto_of(AutoConfig.from_pretrained(folder, trust_remote_code=False))
     model: PreTrainedModel = loader.from_pretrained(
@@ -118,7 +130,13 @@ def load_sparse(folder: Path, dtype: str, device: str, form_name: str | None = N
 
 
 def save_pretrained(model: PreTrainedModel, save_directory: str | Path, **ignored: Any) -> None:
-    """Write a loaded sparse model as it was: the same bytes. The folder may hold other files, such as a tokenizer."""
+    """Write a loaded sparse model as it was: the same bytes.
+
+    Args:
+        model: that was loaded from an exported folder.
+        save_directory: may hold other files, such as a tokenizer.
+        **ignored: arguments of transformers' own `save_pretrained`.
+    """
     folder = Path(save_directory)
     layers, experts = sparse_layers(model), packed_experts(model)
     inside = tuple(f"{name}." for name in layers)

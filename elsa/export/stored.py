@@ -40,7 +40,11 @@ def weight_of(module: str) -> str:
 
 
 class Stored:
-    """The tensors of a folder by their names in the model: a sparse matrix X is `X.weight`, as in any other folder."""
+    """The tensors of a folder by their names in the model: a sparse matrix X is `X.weight`, as in any other folder.
+
+    Args:
+        folder: of a model, plain or in the sparse format.
+    """
 
     def __init__(self, folder: Path):
         path = folder / "config.json"
@@ -105,7 +109,7 @@ class Stored:
         return len(numbers)
 
     def tensor(self, name: str) -> torch.Tensor:
-        """One of them; a sparse matrix with its zeros, in the dtype of its values, float32 for int8 with a scale.
+        """One tensor by `name`; a sparse matrix with its zeros, in its values' dtype, or float32 for scaled int8.
 
         Raises `UserError` if it is not as it was written.
         """
@@ -122,7 +126,7 @@ class Stored:
         return weight_OI.t() if transposed else weight_OI
 
     def packed(self, module: str) -> Packed:
-        """A sparse matrix as it lies there. Raises `UserError` if it is not as it was written."""
+        """The sparse matrix of a `module` as it lies there. Raises `UserError` if it is not as it was written."""
         entry = self.modules[module]
         outputs, inputs = entry["shape"]
         parts = {part: self._read(f"{weight_of(module)}_{part}") for part in part_shapes(entry)}
@@ -132,7 +136,7 @@ class Stored:
         return packed
 
     def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """All, one at a time."""
+        """Names and tensors of all, one at a time."""
         for name in self.shapes:
             yield name, self.tensor(name)
 

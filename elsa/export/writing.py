@@ -37,7 +37,11 @@ _NOT_COPIED = ("config.json", "export.json", "record.json", SAFE_WEIGHTS_INDEX_N
 
 @dataclass(frozen=True, kw_only=True)
 class Format:
-    """`dtype`: of the values; int8 has a scale for each row, and bfloat16 for all that is no pruned matrix."""
+    """How a model is written.
+
+    Args:
+        dtype: of the values; int8 has a scale for each row, and bfloat16 for all that is no pruned matrix.
+    """
 
     dtype: str = "bfloat16"
 
@@ -49,6 +53,7 @@ class Format:
 
     @property
     def name(self) -> str:
+        """What the folder of the export is called: "sparse-bfloat16"."""
         return f"{type(self).__name__.lower()}-{self.dtype}"
 
     @property
@@ -57,7 +62,7 @@ class Format:
         return _BESIDE_INT8 if self.dtype == INT8 else self.dtype
 
     def cast(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
-        """A tensor of the model in `model_dtype`. Raises `UserError` if that leaves NaN or infinity."""
+        """`tensor` of the model by `name`, in `model_dtype`. Raises `UserError` if that leaves NaN or infinity."""
         cast = self.cast_unchecked(tensor)
         if tensor.is_floating_point() and not bool(cast.isfinite().all()):
             before = bool(tensor.isfinite().all())
@@ -66,7 +71,7 @@ class Format:
         return cast
 
     def cast_unchecked(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The same of a tensor that was looked at before."""
+        """The same of a `tensor` that was looked at before."""
         return tensor.to(DTYPES[self.model_dtype]) if tensor.is_floating_point() else tensor
 
     def packed(self, weight_OI: torch.Tensor) -> Packed:
@@ -92,12 +97,20 @@ class Dense(Format):
 def export(
     source: Stored, matrices: dict[str, bool], form: Format, to: Path, record: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Write a model to the folder `to`, which is whole or absent; what its export.json says.
+    """Write a model to a folder, which is whole or absent. What was written is read back and compared bit for bit.
 
-    `matrices`: names of the pruned ones, and whether they are stored as [I, O]. `record`: of the run, to go with it.
-    What was written is read back and compared bit for bit.
+    Args:
+        source: the tensors of the model.
+        matrices: names of the pruned ones, and whether they are stored as [I, O].
+        form: `Sparse` or `Dense`.
+        to: the folder.
+        record: of the run, to go with it.
 
-    Raises `UserError` where nothing would be smaller, or a value cannot be held.
+    Returns:
+        What its export.json says: bytes by part, zeros, ratios and hashes.
+
+    Raises:
+        UserError: where nothing would be smaller, or a value cannot be held.
     """
     facts: dict[str, Any] = {}
 

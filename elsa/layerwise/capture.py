@@ -32,11 +32,15 @@ class _Reached(Exception):  # noqa: N818 (a signal, not an error)
 
 @dataclass
 class BlockReplay:
-    """`hidden`: the inputs of the next block to run; `calls[b]`: block b's other arguments.
+    """Runs a model's blocks one by one, as the model itself runs them.
 
-    `ranks`: that share the windows; `hidden` are those of this one's. `tokens`: by weight, how many reached it where a
-    router decides. `first`: the inputs of block 0, where others take them too (Zamba2); their places in `calls` hold
-    `FIRST`.
+    Args:
+        blocks: of the model.
+        calls: each block's arguments besides its hidden states.
+        hidden: the inputs of the next block to run, in batches.
+        ranks: that share the windows; `hidden` are those of this one's.
+        tokens: by weight, how many reached it where a router decides.
+        first: the inputs of block 0, where others take them too (Zamba2); their places in `calls` hold `FIRST`.
     """
 
     blocks: nn.ModuleList
@@ -47,7 +51,10 @@ class BlockReplay:
     first: Activations | None = None
 
     def run(self, index: int, hidden: torch.Tensor, batch: int | None = None) -> torch.Tensor:
-        """Output of block `index` for one batch of its inputs. `batch`: its number, needed if there is a `first`."""
+        """Output [batch, L, D] of block `index` for one batch of its inputs `hidden`.
+
+        `batch`: its number, needed if there is a `first`.
+        """
         args, kwargs = self.calls[index]
         if self.first is not None:
             assert batch is not None, "block 0's inputs are another in each batch"

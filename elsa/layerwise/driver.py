@@ -43,7 +43,14 @@ class BlockPruner(ABC):
     def prune_block(
         self, replay: BlockReplay | None, index: int, layers: dict[str, PrunableWeight], patterns: Patterns
     ) -> None:
-        """Prune the linear layers of block `index` in place. `replay` is None if the method needs no inputs."""
+        """Prune the weights of block `index` in place.
+
+        Args:
+            replay: runs the block on what flows into it; None if the method needs no inputs.
+            index: of the block.
+            layers: its prunable weights by name; none where all are left out.
+            patterns: of every prunable weight by name.
+        """
 
 
 class Statistics(Protocol):
@@ -63,27 +70,38 @@ class LayerPruner(BlockPruner):
     """A method that prunes layer by layer: three or four verbs.
 
     The statistic may be anything that can be added to in place: a tensor, or a dict, list, tuple or dataclass of them.
+    Class attributes: `needs_inputs = False` leaves `prune` alone, with None for `prepared`; `additive = True` says that
+    statistics of different windows can be added, so that ranks share them.
     """
 
     def init_statistics(self, weight_OI: torch.Tensor) -> Any:
-        """An empty statistic of a layer's inputs."""
+        """An empty statistic of a layer's inputs. `weight_OI`: the dense weight."""
         raise AssertionError(f"{type(self).__name__} needs no inputs")
 
     def update_statistics(self, statistics: Any, inputs_TI: torch.Tensor) -> None:
-        """Add fp32 inputs to the statistic, in place."""
+        """Add `inputs_TI`, fp32, of T tokens to `statistics`, in place."""
         raise AssertionError(f"{type(self).__name__} needs no inputs")
 
     def fewest_tokens(self, inputs: int) -> int:
-        """How many tokens must reach an expert's matrix of so many inputs for the statistic to mean something."""
+        """How many tokens must reach an expert's matrix of so many `inputs` for the statistic to mean something."""
         return FEWEST_TOKENS
 
     def prepare(self, statistics: Any) -> Any:
-        """What all layers with the same inputs share, computed once; by default the statistic itself."""
+        """What all layers with the same inputs share, computed once; by default `statistics` itself."""
         return statistics
 
     @abstractmethod
     def prune(self, weight_OI: torch.Tensor, prepared: Any, pattern: Pattern) -> torch.Tensor:
-        """The pruned weight, fp32 [O, I]. `prepared` is None if the method needs no inputs."""
+        """The pruned weight, fp32 [O, I].
+
+        Args:
+            weight_OI: the dense weight, fp32.
+            prepared: what `prepare` has made of the inputs' statistic; None if the method needs no inputs.
+            pattern: of this weight: `pattern.mask(score_OI)` says what is kept, `pattern.mask_rows` by row.
+
+        Raises:
+            torch.linalg.LinAlgError: where a factorisation fails; the driver names the layer.
+        """
 
     def prune_block(
         self, replay: BlockReplay | None, index: int, layers: dict[str, PrunableWeight], patterns: Patterns
@@ -114,13 +132,23 @@ def prune_blocks(
     place: str = "auto",
     ranks: Ranks = ONE,
 ) -> dict[str, int]:
-    """Prune `weights[b]` of every block b in place. `windows_NL`: calibration tokens, None if no inputs are needed.
+    """Prune block after block in place: statistics of the inputs, prune, run the pruned block, go on.
 
-    Returns how many tokens reached each expert's matrix, by name.
+    Args:
+        model: in whose blocks the weights are.
+        weights: of each block, by name.
+        pruner: the method.
+        patterns: of every prunable weight by name.
+        windows_NL: calibration tokens; None if no inputs are needed.
+        place: where a block's inputs are kept, see `elsa.layerwise.activations`.
+        ranks: that share the windows and the layers of a block, each with all of the model; for an `additive` pruner.
 
-    `place`: where a block's inputs are kept, see `elsa.layerwise.activations`. `ranks`: that share the windows and the
-    layers of a block, each with all of the model; for an `additive` pruner. Raises `UserError` naming the layer if
-    a factorisation fails, if its weights or inputs are not finite, or if no token reaches it.
+    Returns:
+        How many tokens reached each expert's matrix, by name.
+
+    Raises:
+        UserError: naming the layer if a factorisation fails, if its weights or inputs are not finite, or if no token
+            reaches it.
     """
     model.eval()
     blocks = decoder_blocks(model)
@@ -158,10 +186,19 @@ def collect(
     pruner: Statistics,
     few_tokens: str = REFUSE,
 ) -> list[tuple[list[str], Any]]:
-    """Run block `index` over all batches; return [(names of layers with the same input, their statistic)].
+    """Run one block over all batches and gather statistics of its layers' inputs, those of the windows of all ranks.
 
-    The statistics are those of the windows of all ranks, and of all blocks that hold such a layer: those between run as
-    they are. `few_tokens`: one of `elsa.layerwise.routed.FEW_TOKENS`.
+    Of a layer that later blocks hold too, those of all its places: the blocks between run as they are.
+
+    Args:
+        replay: runs the block.
+        index: of the block.
+        layers: its prunable weights by name.
+        pruner: how a statistic is made.
+        few_tokens: one of `elsa.layerwise.routed.FEW_TOKENS`.
+
+    Returns:
+        A list of (names of layers with the same input, their statistic).
     """
     holders, last = replay.holders(index, {name: weight.parameter for name, weight in layers.items()})
     experts = {name: weight for name, weight in layers.items() if weight.expert is not None}

@@ -30,11 +30,17 @@ class Spectrum:
 class Alps(GramMethod):
     """minimise ‖XW − XD‖² over D in the pattern: ADMM with a growing penalty ρ (Alg. 1), then PCG (Alg. 2).
 
-    `rho`: ρ at the start. Every `update_interval` of at most `iterations` steps it grows by 1.3, 1.2 or 1.1 as more
-    than 10 %, 0.5 % or none of the kept entries changed; the loop ends when the support stands still. As in the
-    reference code, a support that does not move at first means that ρ is too large: it starts again with ρ / 5.
-    `refine_iterations`, `refine_tolerance`: of the conjugate gradients on the final support. `damping`: share of the
-    mean diagonal that is added to the Gram matrix. No difference to the reference but exact counts with ties.
+    arXiv:2406.07831. ρ grows by 1.3, 1.2 or 1.1 as more than 10 %, 0.5 % or none of the kept entries changed; the loop
+    ends when the support stands still. As in the reference code, a support that does not move at first means that ρ is
+    too large: it starts again with ρ / 5. No difference to the reference but exact counts with ties.
+
+    Args:
+        damping: share of the mean diagonal that is added to the Gram matrix.
+        rho: ρ at the start.
+        iterations: of ADMM, at most.
+        update_interval: iterations between two looks at the support, after which ρ grows.
+        refine_iterations: of the conjugate gradients on the final support; 0 for none.
+        refine_tolerance: residual of a row, over its right-hand side, below which they end.
     """
 
     damping: float = 0.01

@@ -19,7 +19,11 @@ from elsa.train.task import TrainingTask
 class Task(TrainingTask):
     """What a run hands to its method, beside what training needs.
 
-    `activations`: where block-wise methods keep a block's inputs (`elsa.layerwise.activations`).
+    Args:
+        pattern: of all prunable weights together, its allocation filled in.
+        penalty: of a method that draws weights to their support.
+        activations: where block-wise methods keep a block's inputs: "auto", "device", "cpu" or "disk"
+            (`elsa.layerwise.activations`).
     """
 
     pattern: Pattern
@@ -79,7 +83,7 @@ class Method(ABC):
         return False
 
     def check_pattern(self, pattern: Pattern) -> None:
-        """Raise `UserError` if it cannot make this pattern; the keys are those of the group sparsity."""
+        """Raise `UserError` if it cannot make this `pattern`; the keys are those of the group sparsity."""
         counted = pattern.allocation != "owl" or self.calibrates
         wanted = f"method={self.label} counts no outliers on calibration windows; layer-wise methods with data do"
         require(counted, "allocation", pattern.allocation, wanted)
@@ -94,27 +98,44 @@ class Method(ABC):
         return 0.0
 
     def state_bytes(self, precision: Precision) -> float:
-        """Bytes a prunable weight that a training method keeps beside weights, moments and gradients."""
+        """Bytes a prunable weight that it keeps in this `precision` beside weights, moments and gradients."""
         return 1.0 if self.prunes else 0.0  # the mask
 
     def check(self, training: Training) -> None:  # noqa: B027 (most methods have nothing to check)
-        """Raise `UserError` if the method cannot run with this training."""
+        """Raise `UserError` if the method cannot run with this `training`."""
 
     def check_model(self, model: nn.Module) -> None:  # noqa: B027
         """Raise `UserError` if it cannot prune a model of this structure, whose weights may be on the meta device."""
 
     def draws(self, training: Training) -> set[int]:
-        """How many windows of text it asks for, each time that it does: they can be cut before anything is loaded."""
+        """How many windows of text it asks for, each time that it does: they can be cut before anything is loaded.
+
+        Args:
+            training: the budget of the run.
+        """
         return {training.distinct} if self.trains else set()
 
     @abstractmethod
     def apply(self, model: nn.Module, task: Task) -> dict[str, Any]:
-        """Change `model` in place; return facts for the record."""
+        """Change a model in place.
+
+        Args:
+            model: in evaluation mode on its device; its prunable weights are
+                `elsa.model.weights.prunable_weights(model)`.
+            task: pattern, text, budget, and where metrics and state go.
+
+        Returns:
+            Facts for the record, as JSON.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Following(Method):
-    """A method that goes on from what `start` has made of the model."""
+    """A method that goes on from what `start` has made of the model.
+
+    Args:
+        start: which is applied first.
+    """
 
     start: Method
 

@@ -24,8 +24,11 @@ def admm_bytes(precision: Precision, projection: str) -> float:
 class Elsa(Projecting):
     """Train all parameters; pull the prunable weights to their sparse copy; project at the end.
 
-    `interval`: steps between two z/u updates. Deliberate differences to the reference code: the projection is the
-    paper's by default; u is rescaled at the moment λ changes; exact counts; one seed for everything.
+    arXiv:2510.01650. Deliberate differences to the reference code: the projection is the paper's by default; u is
+    rescaled at the moment λ changes; exact counts; one seed for everything.
+
+    Args:
+        interval: steps between two z/u updates; null for 1 % of the steps.
     """
 
     @property

@@ -19,17 +19,27 @@ from elsa.train.sparse import Projection, SparseConstraint
 
 @dataclass(frozen=True, kw_only=True)
 class ElsaPlus(Gradual):
-    """BEST with a start from another method's weights at a lower sparsity, a faster rise, a floor for every layer, and
-    the dense model's hidden states to learn from where there is distillation.
+    """BEST from another method's weights, with a faster rise, a floor for every layer, and hidden states to learn from.
 
-    `hidden_distillation`: its weight where `training.hidden_distillation` is null.
-    `hard`: the weights themselves are projected at every update and train within their support until the next. Without
-    it they are drawn to their sparse copy z by a penalty, as Elsa (arXiv:2510.01650) does, while the sparsity of z
-    rises, and these shape how. `retention` and `dual_step`: u ← retention · (u + dual_step · (x − z)) (1 and 1: ADMM;
-    retention 0: no dual). `dual_from`: the share of the steps before the polish phase after which there is a dual.
-    `dual_limit`: no entry of u exceeds this many times the way that Adam can move a weight until the next update, null
-    for no limit. `polish_fraction`: the share of the steps, at the end, that train the projected weights within their
-    support.
+    The weights themselves are projected at every update and train within their support until the next. With
+    `hard=False` they are drawn to their sparse copy z by a penalty, as Elsa (arXiv:2510.01650) does, while the sparsity
+    of z rises; the last five arguments shape how.
+
+    Args:
+        interval: steps between two updates; null for 1 % of them.
+        start: the method that prunes to `ramp_from` at first; null for magnitude's mask on the dense weights.
+        ramp_fraction: the share of the steps over which the sparsity rises by a cubic law.
+        ramp_from: the sparsity where the rise starts.
+        warmup_fraction: the share of the steps over which the learning rate rises.
+        least_density: no weight keeps less than this share of what it would under equal ones.
+        hidden_distillation: its weight where there is distillation and `training.hidden_distillation` is null.
+        hard: project the weights themselves; false: draw them to a sparse copy.
+        retention: u ← retention · (u + dual_step · (x − z)); 0: no dual, 1: ADMM.
+        dual_step: see `retention`; 1: ADMM.
+        dual_from: the share of the steps before the polish phase after which there is a dual.
+        dual_limit: no entry of u exceeds this many times the way that Adam can move a weight until the next update;
+            null for no limit.
+        polish_fraction: the share of the steps, at the end, that train the projected weights within their support.
     """
 
     interval: int | None = 8

@@ -19,6 +19,9 @@ class FineTuned(Following):
 
     Same loop, data, schedule and number of tokens as Elsa: both read the group `training`. With `start=dense` nothing
     is held: plain fine-tuning, which shows what the tokens alone are worth.
+
+    Args:
+        start: the method whose mask and weights it goes on from.
     """
 
     start: Method = field(default_factory=Dense)

@@ -21,12 +21,16 @@ _LARGEST_START = 0.97  # of the wanted sparsity
 class Gradual(Projecting):
     """The engine of BEST and Elsa+.
 
-    `start`: the method whose support the training starts with, null for magnitude's; with `start_weights` from its
-    weights too, instead of the dense ones. `ramp_fraction`: the share of the steps, at the beginning, over which the
-    sparsity rises to the wanted one by a cubic law (0: it starts there). `ramp_from`: the sparsity where the rise
-    starts and to which `start` prunes; 97 % of the wanted one if that is less. `warmup_fraction`: the share of the
-    steps over which the learning rate rises, where `training.warmup_steps` is null. `least_density`: under a global
-    budget no weight keeps less than this share of what it would under equal ones.
+    Args:
+        start: the method whose support the training starts with; null for magnitude's.
+        start_weights: start from its weights too, instead of the dense ones.
+        ramp_fraction: the share of the steps, at the beginning, over which the sparsity rises to the wanted one by a
+            cubic law (0: it starts there).
+        ramp_from: the sparsity where the rise starts and to which `start` prunes; 97 % of the wanted one if that is
+            less.
+        warmup_fraction: the share of the steps over which the learning rate rises, where `training.warmup_steps` is
+            null.
+        least_density: under a global budget no weight keeps less than this share of what it would under equal ones.
     """
 
     start: Method | None = None

@@ -17,11 +17,17 @@ Prepared = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]  # see 
 class LAdmm(GramMethod):
     """minimise ‖XW − XD‖² over D in the pattern, on inputs of unit norm (Alg. 1 and 2).
 
-    In the first `mask_iterations` of `iterations` the mask is chosen anew, at a sparsity that rises by the cubic
-    schedule s_t = s · (1 − (1 − t/T)³); then it stays and the weights settle. `damping`: share of the diagonal that is
-    added to the Gram matrix. Differences to the reference code: by default that projects at the final sparsity from
-    the first iteration on, as `match_reference` does; N:M means `keep:group` for every group; the gradual mask is given
-    more iterations than the paper's 20 and 15, with which its error is up to 1.3 % above the reference code's.
+    arXiv:2401.02938. At first the mask is chosen anew in every iteration, at a sparsity that rises by the cubic
+    schedule s_t = s · (1 − (1 − t/T)³); then it stays and the weights settle. Differences to the reference code: by
+    default that projects at the final sparsity from the first iteration on; N:M means `keep:group` for every group; the
+    gradual mask is given more iterations than the paper's 20 and 15, with which its error is up to 1.3 % above the
+    reference code's.
+
+    Args:
+        damping: share of the mean diagonal that is added to the Gram matrix.
+        iterations: in all.
+        mask_iterations: in which the mask is chosen anew.
+        match_reference: project at the final sparsity from the first iteration on.
     """
 
     damping: float = 0.1
@@ -37,7 +43,7 @@ class LAdmm(GramMethod):
         require(within, "mask_iterations", self.mask_iterations, f"from 1 to iterations={self.iterations}")
 
     def prepare(self, statistics: torch.Tensor) -> Prepared:
-        """Normalised Gram matrix with damping, its inverse at ρ = 1, the inputs' norms, and the dead inputs."""
+        """Of XᵀX in `statistics`: it normalised and damped (G), (G + 1)⁻¹, the inputs' norms, and the dead ones."""
         gram, norm = normalised(statistics)
         gram.diagonal().add_(self.damping * gram.diagonal().mean())
         shifted = gram + torch.eye(len(gram), device=gram.device)

@@ -30,11 +30,13 @@ from elsa.train.loss import squared_gradients
 
 @dataclass(frozen=True, kw_only=True)
 class BlockwiseMethod(BlockPruner, Method):
-    """A pruner run by the shared driver on `calibration_windows` windows of the train split.
+    """A pruner run by the shared driver, block after block.
 
-    `few_tokens`: what becomes of an expert to which its router sends too few of them: "refuse", or "all_tokens", which
-    takes the statistics of all tokens of the layer for it. Too few are fewer than the inputs of its matrix for a Gram
-    matrix, and than 32 for norms.
+    Args:
+        calibration_windows: windows of the train split whose activations say what matters.
+        few_tokens: what becomes of an expert to which its router sends too few of them: "refuse", or "all_tokens",
+            which takes the statistics of all tokens of the layer for it. Too few are fewer than the inputs of its
+            matrix for a Gram matrix, and than 32 for norms.
     """
 
     calibration_windows: int = 128
@@ -67,11 +69,11 @@ def refuse_shared(method: Method, model: nn.Module) -> None:
 
 
 class LayerwiseMethod(LayerPruner, BlockwiseMethod):
-    """A block-wise method that goes layer by layer."""
+    """A block-wise method that goes layer by layer: the verbs of `LayerPruner`, and calibration windows."""
 
 
 class GramMethod(GramStatistics, LayerwiseMethod):
-    """A layer-wise method whose statistic is the Gram matrix of the inputs."""
+    """A layer-wise method whose statistic is the Gram matrix XᵀX of the inputs, fp32 [I, I]."""
 
     additive = True
 

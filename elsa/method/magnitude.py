@@ -20,7 +20,9 @@ class Magnitude(LayerPruner, Method):
 
     Reference: the magnitude baseline of the Wanda repository. Difference: it prunes every weight that ties with its
     threshold, and in N:M groups leaves ties to `topk`; here counts are exact and the first of equal weights are kept.
-    `match_reference` does as it does.
+
+    Args:
+        match_reference: do as the reference does.
     """
 
     match_reference: bool = False

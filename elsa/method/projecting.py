@@ -27,12 +27,15 @@ Supports = dict[str, torch.Tensor] | None  # by name, bool
 
 @dataclass(frozen=True, kw_only=True)
 class Projecting(Method):
-    """Train all parameters under a constraint that says every `interval` steps where the zeros go (null: 1 % of them).
+    """Train all parameters under a constraint that says every `interval` steps where the zeros go.
 
-    `projection`: "objective_aware" weighs the squares of entries by Adam's second moment (arXiv:2510.01650, Eq. 10 and
-    11), "euclidean" does not; "loss_aware" weighs them by the second moment of the loss's gradient alone, which is the
-    same but where a penalty acts through the gradient (and takes 4 bytes a weight there). A global budget
-    (`sparsity.allocation`) is placed anew at every update.
+    A global budget (`sparsity.allocation`) is placed anew at every update.
+
+    Args:
+        interval: steps between two updates; null for 1 % of them.
+        projection: "objective_aware" weighs the squares of entries by Adam's second moment (arXiv:2510.01650, Eq. 10
+            and 11), "euclidean" does not; "loss_aware" weighs them by the second moment of the loss's gradient alone,
+            which is the same but where a penalty acts through the gradient (and takes 4 bytes a weight there).
     """
 
     interval: int | None = 32

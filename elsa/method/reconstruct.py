@@ -21,9 +21,13 @@ from elsa.model.weights import PrunableWeight, entries_of, parameters_of
 class Reconstruct(Refining):
     """Minimise ‖f(x) − f_dense(x_dense)‖² for each child f of a block that holds pruned weights (attention, MLP).
 
-    x is what reaches it in the pruned model and x_dense in the dense one, so that what was lost before is made good
-    too. Adam on the kept entries, `epochs` passes over the calibration windows, `learning_rate` falling linearly to 0.
-    The paper's settings were not at hand: the defaults were chosen here.
+    arXiv:2510.14444. x is what reaches it in the pruned model and x_dense in the dense one, so that what was lost
+    before is made good too. Adam on the kept entries, its rate falling linearly to 0. The paper's settings were not at
+    hand: the defaults were chosen here.
+
+    Args:
+        epochs: passes over the calibration windows.
+        learning_rate: Adam's at the start.
     """
 
     epochs: int = 8

@@ -30,9 +30,13 @@ class Refiner(BlockPruner):
 
 @dataclass(frozen=True, kw_only=True)
 class Refining(Following):
-    """Apply `start`, then refine block after block on `calibration_windows` windows of the train split.
+    """Apply `start`, then refine block after block.
 
     As many weights stay as `start` has left, in each of its groups of comparison.
+
+    Args:
+        start: a method that prunes in one shot.
+        calibration_windows: windows of the train split whose activations say what matters.
     """
 
     start: Method = field(default_factory=Wanda)

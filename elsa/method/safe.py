@@ -19,11 +19,18 @@ from elsa.sparsity.projection import project
 class Safe(BlockwiseMethod):
     """minimise max over ‖ε‖ ≤ `perturbation` of f(x + ε) subject to x in the pattern; f is a block's output error.
 
-    x-step: Adam on the gradient at x + perturbation · ∇f/‖∇f‖ (SAM) plus λ(x − z + u), `epochs` passes over the
-    calibration windows with a linearly falling `learning_rate`; every `interval` steps z and u as in ADMM; the end is a
-    projection. `activation_aware`: projections weigh entries by their input's energy, as Wanda does (SAFE+).
-    Deliberate differences: f is relative to the energy of the dense block's output, so that one λ serves all blocks; z
-    and u are one tensor. The paper's values could not be checked: the defaults were chosen on validation data.
+    arXiv:2506.06866. x-step: Adam on the gradient at x + perturbation · ∇f/‖∇f‖ (SAM) plus λ(x − z + u), with a
+    linearly falling learning rate; z and u as in ADMM; the end is a projection. Deliberate differences: f is relative
+    to the energy of the dense block's output, so that one λ serves all blocks; z and u are one tensor. The paper's
+    values could not be checked: the defaults were chosen on validation data.
+
+    Args:
+        epochs: passes over the calibration windows.
+        learning_rate: Adam's at the start.
+        penalty: λ.
+        perturbation: radius of SAM's ball; 0 turns SAM off.
+        interval: steps between two updates of z and u.
+        activation_aware: projections weigh entries by their input's energy, as Wanda does (SAFE+).
     """
 
     epochs: int = 8

@@ -18,9 +18,13 @@ _AT_ONCE = 16  # columns that get each other's errors one by one
 class SparseGPT(GramMethod):
     """Go through the columns; mask by w² / U_ii², and spread each error over the columns to the right (Alg. 1).
 
-    `block_size`: columns that choose their mask together. `damping`: share of the mean diagonal of the Gram matrix
-    that is added to it. Difference to the reference: exactly the wanted number of weights is pruned, where it prunes
-    one more in every block of columns and all that tie; `match_reference` does as it does.
+    arXiv:2301.00774. Difference to the reference: exactly the wanted number of weights is pruned, where it prunes one
+    more in every block of columns and all that tie.
+
+    Args:
+        damping: share of the mean diagonal of the Gram matrix that is added to it.
+        block_size: columns that choose their mask together.
+        match_reference: prune as many as the reference does.
     """
 
     damping: float = 0.01
@@ -33,7 +37,7 @@ class SparseGPT(GramMethod):
         require(self.block_size >= 1, "block_size", self.block_size, "at least 1, for example 128")
 
     def prepare(self, statistics: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The inverse factor U, and which inputs were never active."""
+        """The inverse factor U [I, I] of the Gram matrix `statistics`, and which inputs were never active."""
         return upper_inverse_factor(damped(statistics, self.damping)), statistics.diagonal() == 0
 
     def prune(

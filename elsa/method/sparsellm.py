@@ -21,13 +21,21 @@ _ROWS_AT_ONCE = 128  # tokens whose activations stay in the processor's cache th
 class SparseLLM(BlockwiseMethod):
     """Split the feed-forward part by auxiliary activations, and in turn fit weights and activations (Alg. 1).
 
-    Attention is pruned by SparseGPT. For y = W₂ φ(W₁ x), or y = W_d (φ(W_g x) ⊙ W_u x), with pre-activations z and
-    activations a as variables, `iterations` rounds minimise α‖z − W x‖² + β‖a − φ(z)‖² + α‖y − W₂ a‖²: weights by least
-    squares followed by SparseGPT, a in closed form (Eq. 5), z entry by entry in `activation_steps` Gauss-Newton steps
+    arXiv:2402.17946. Attention is pruned by SparseGPT. For y = W₂ φ(W₁ x), or y = W_d (φ(W_g x) ⊙ W_u x), with
+    pre-activations z and activations a as variables, each round minimises α‖z − W x‖² + β‖a − φ(z)‖² + α‖y − W₂ a‖²:
+    weights by least squares followed by SparseGPT, a in closed form (Eq. 5), z entry by entry in Gauss-Newton steps
     that are kept where they help. Deliberate differences to the reference code: those steps instead of a closed form
     for ReLU and Adam for SiLU; x is taken behind the pruned attention; the last layer is fitted at the end to the
     activations that the pruned layers really give. The paper's values could not be checked: damping and block size are
     SparseGPT's, the others were chosen here.
+
+    Args:
+        damping: share of the mean diagonal that is added to Gram matrices.
+        block_size: columns that choose their mask together.
+        iterations: rounds over weights and activations.
+        alpha: α, the weight of the two linear layers' errors.
+        beta: β, the weight of the activation's error.
+        activation_steps: Gauss-Newton steps of z a round.
     """
 
     damping: float = 0.01

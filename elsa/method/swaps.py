@@ -34,10 +34,14 @@ _LEAST_GAIN = 1e-6  # of a row's error: below it is rounding
 class Swaps(Refining):
     """Make the exchange in each row that lowers the layer's error most, and again, from the weights of `start`.
 
-    `refit`: what comes back has the value that lowers the error most; false, as in the paper: its dense value.
-    `candidates`: of each row as many kept entries that cost least and pruned ones that gain most by themselves are
-    paired; null for all. `most`: exchanges a row, null until none helps. N:M exchanges within its groups.
-    `few_tokens`: as for layer-wise methods (`elsa.method.layerwise`).
+    arXiv:2512.10922. N:M exchanges within its groups.
+
+    Args:
+        refit: what comes back has the value that lowers the error most; false, as in the paper: its dense value.
+        candidates: of each row as many kept entries that cost least and pruned ones that gain most by themselves are
+            paired; null for all.
+        most: exchanges a row; null until none helps.
+        few_tokens: as for layer-wise methods (`elsa.method.layerwise`).
     """
 
     refit: bool = True

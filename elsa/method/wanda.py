@@ -13,7 +13,8 @@ from elsa.sparsity.pattern import Pattern
 class Wanda(EnergyStatistics, LayerwiseMethod):
     """Keep the largest |W_oi| · ‖x_i‖₂ of every output row (Eq. 1; N:M: of every group).
 
-    No difference to the reference but rounding: a row loses round(ratio · I) weights, there int(ratio · I).
+    arXiv:2306.11695. No difference to the reference but rounding: a row loses round(ratio · I) weights, there int(ratio
+    · I).
     """
 
     additive = True

@@ -29,13 +29,17 @@ _LEFT_OUT = "_elsa_left_out"  # attribute of a model, so that copies of it have 
 class PrunableWeight:
     """A weight matrix that is pruned as a whole, seen as [outputs, inputs] however its layer stores it.
 
-    `name`: of the weight in `model.state_dict()`, by which everything outside this room knows it. The parameter is
-    looked up anew at every use, since sharding and changes of dtype may replace it. Where the model is spread over
-    ranks, values and gradient are those of this rank's rows, and sizes those of the whole weight.
+    The parameter is looked up anew at every use, since sharding and changes of dtype may replace it. Where the model is
+    spread over ranks, values and gradient are those of this rank's rows, and sizes those of the whole weight.
 
-    `attribute`: of the module, which holds the parameter. `expert`: the number of the one whose matrix it is in a
-    parameter [E, O, I], or [E, I, O] if `transposed`; then `name` ends with it, and [3] behind the parameter's name is
-    the fourth. None for a parameter that is the weight.
+    Args:
+        name: of the weight in `model.state_dict()`, by which everything outside this room knows it.
+        module: the layer.
+        transposed: its parameter is [inputs, outputs].
+        attribute: of the module, which holds the parameter.
+        expert: the number of the one whose matrix it is in a parameter [E, O, I], or [E, I, O] if `transposed`; then
+            `name` ends with it, and [3] behind the parameter's name is the fourth. None for a parameter that is the
+            weight.
     """
 
     name: str
@@ -51,6 +55,7 @@ class PrunableWeight:
 
     @property
     def parameter(self) -> nn.Parameter:
+        """The parameter that holds the weight now."""
         return self.module.get_parameter(self.attribute)
 
     @property
@@ -60,6 +65,7 @@ class PrunableWeight:
 
     @property
     def numel(self) -> int:
+        """Entries of the whole weight."""
         return self.shape_OI.numel()
 
     @property
@@ -90,25 +96,25 @@ class PrunableWeight:
         return self.as_OI(local(self.parameter.grad))
 
     def write(self, values_OI: torch.Tensor) -> None:
-        """Put values of any dtype into the weight."""
+        """Put `values_OI`, of any dtype, into the weight."""
         self.value_OI.copy_(values_OI)
 
     def spread(self, part: torch.Tensor) -> torch.Tensor:
-        """A tensor [this rank's rows, ...] as the part of one for the whole weight; a scalar stays as it is."""
+        """`part`, this rank's rows, as the part of a tensor for the whole weight; a scalar stays as it is."""
         return rows_like(part, self.as_OI(self.parameter.detach()))
 
     def own_rows(self, whole: torch.Tensor) -> torch.Tensor:
-        """This rank's rows, where the weight is, of a tensor of the whole weight: of which it may have others' too."""
+        """This rank's rows of `whole`, a tensor of the whole weight, where the weight is."""
         return rows_as(whole, self.as_OI(self.parameter.detach())).to(self.value_OI.device)
 
     def as_OI(self, tensor: torch.Tensor) -> torch.Tensor:
-        """View of a tensor of the parameter's shape what belongs to this weight, as [outputs, inputs]."""
+        """View of what in `tensor`, of the parameter's shape, belongs to this weight, as [outputs, inputs]."""
         own = tensor if self.expert is None else tensor[self.expert]
         return own.t() if self.transposed else own
 
 
 def decoder_blocks(model: nn.Module) -> nn.ModuleList:
-    """The list of decoder blocks, in a wrapper of several models those of the text. `UserError` if there is none."""
+    """The decoder blocks of `model`, in a wrapper of several models those of the text. `UserError` if there is none."""
     outermost = _outermost_lists(_decoder(model))
     if not outermost:
         raise UserError("model: it has no list of decoder blocks (no ModuleList), so there is nothing to prune")
@@ -151,10 +157,15 @@ def shared_by_blocks(model: nn.Module) -> dict[str, list[int]]:
 
 
 def choose(model: nn.Module, include: Collection[str] | None, exclude: Collection[str]) -> None:
-    """From now on only these weights of the model, and of copies of it, are prunable.
+    """From now on only these weights of a model, and of copies of it, are prunable.
 
-    Globs over their names (`elsa.globs`): `include` None for all; what matches `exclude` is none in any case. Raises
-    `UserError` for a glob that matches nothing, and if nothing is left.
+    Args:
+        model: whose weights are chosen.
+        include: globs over their names (`elsa.globs`); None for all.
+        exclude: what matches them is not prunable in any case.
+
+    Raises:
+        UserError: for a glob that matches nothing, and if nothing is left.
     """
     setattr(model, _LEFT_OUT, frozenset())
     if include is None and not exclude:
@@ -172,7 +183,7 @@ def choose(model: nn.Module, include: Collection[str] | None, exclude: Collectio
 
 
 def weights_by_block(model: nn.Module) -> list[dict[str, PrunableWeight]]:
-    """The prunable weights of every decoder block, keyed by their name in `model.state_dict()`.
+    """The prunable weights of every decoder block of `model`, keyed by their name in `model.state_dict()`.
 
     Without those that `choose` has left out, so that a block may have none. A weight that several blocks share (Zamba2)
     belongs to the first of them alone.
@@ -194,7 +205,7 @@ def _all_by_block(model: nn.Module) -> list[dict[str, PrunableWeight]]:
 
 
 def prunable_weights(model: nn.Module) -> dict[str, PrunableWeight]:
-    """All prunable weights in order of the blocks, keyed by their name in `model.state_dict()`."""
+    """All prunable weights of `model` in order of the blocks, keyed by their name in `model.state_dict()`."""
     return {name: weight for block in weights_by_block(model) for name, weight in block.items()}
 
 

@@ -24,12 +24,22 @@ Record = dict[str, Any]
 
 
 def write_record(folder: Path, record: Record) -> None:
-    """Put `result.json` into the run folder, atomically."""
+    """Put `record` into `result.json` of the run's `folder`, atomically."""
     write_json(folder / "result.json", {"format": FORMAT} | record)
 
 
 def read_record(folder: Path) -> Record | None:
-    """The record of a finished run, None if it is not finished. Raises `UserError` if the file is no record."""
+    """The record of a finished run.
+
+    Args:
+        folder: of the run.
+
+    Returns:
+        What its `result.json` says, whatever version wrote it; None if the run is not finished.
+
+    Raises:
+        UserError: if the file is no record.
+    """
     path = folder / "result.json"
     try:
         return parsed(read_text(path), str(path)) if os.path.lexists(path) else None
@@ -38,7 +48,17 @@ def read_record(folder: Path) -> Record | None:
 
 
 def read_pruned(folder: Path) -> Record | None:
-    """What a run that is not finished has pruned and saved, None if nothing. Raises `UserError` if that is broken."""
+    """What a run that is not finished has pruned and saved.
+
+    Args:
+        folder: of the run.
+
+    Returns:
+        What its `pruned.json` says; None if there is none.
+
+    Raises:
+        UserError: if the file is broken.
+    """
     path = folder / "pruned.json"
     if not os.path.lexists(path):
         return None
@@ -48,13 +68,28 @@ def read_pruned(folder: Path) -> Record | None:
 
 
 def read_records(path: Path) -> list[Record]:
-    """The records of a JSONL file, a line each. Raises `UserError` with the line's number if one is no record."""
+    """The records of a JSONL file, a line each, as `elsa report` collects them.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        UserError: with the line's number if one is no record.
+    """
     lines = read_text(path).removesuffix("\n").split("\n")
     return [parsed(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
 
 
 def parsed(text: str, where: str) -> Record:
-    """The record in a text, with all that its readers need. Raises `UserError` that names `where` if it is none."""
+    """One record, with all that its readers need.
+
+    Args:
+        text: JSON.
+        where: it is from, for errors.
+
+    Raises:
+        UserError: that names `where` if it is no record.
+    """
     record = json_object(text, where)
     if record.get("format") not in _READ:
         raise UserError(f"{where}: not a record of format {' or '.join(map(str, _READ))}")
@@ -68,18 +103,33 @@ def parsed(text: str, where: str) -> Record:
 
 
 def evaluation_of(record: Record | None, key: str) -> dict[str, Any] | None:
-    """The evaluation with this key, or with the beginning of one that ends with "-"; None if there is none."""
+    """One of a record's evaluations.
+
+    Args:
+        record: None has none.
+        key: of the evaluation, or the beginning of one that ends with "-".
+
+    Returns:
+        The evaluation; None if there is none.
+    """
     found = [] if record is None else record["evaluations"]
     return next((each for each in found if each["key"] and each["key"].startswith(key)), None)
 
 
 def scored(record: Record, evaluation: dict[str, Any]) -> Record:
-    """The record with the scores of one evaluation in their place."""
+    """`record` with the scores of one `evaluation` in their place."""
     return _with_scores(record, [evaluation])
 
 
 def views(record: Record) -> list[Record]:
-    """The record once for each protocol of a set: evaluations of different sets stand in one view."""
+    """A record once for each protocol of a set: evaluations of different sets stand in one view.
+
+    Args:
+        record: as it was read, with its list of evaluations.
+
+    Returns:
+        Records with scores in their place: `view["perplexity"]["held_out"]["perplexity"]`.
+    """
     groups: list[list[dict[str, Any]]] = []
     for evaluation in record["evaluations"]:
         free = (group for group in groups if not any(_clash(other, evaluation) for other in group))
@@ -113,7 +163,7 @@ def _protocols(evaluation: dict[str, Any]) -> dict[str, Any]:
 
 
 def task_protocol(scores: dict[str, Any]) -> list[Any]:
-    """How tasks were scored: results with the same can be compared."""
+    """How tasks were scored, from their `scores`: results with the same can be compared."""
     decisive = ("data_sha256", "num_fewshot", "max_new_tokens")
     tasks = {name: [task.get(key) for key in decisive] for name, task in scores["tasks"].items()}
     return [scores["limit"], scores["dtype"], scores["lm_eval"], scores.get("settings"), tasks]

@@ -26,11 +26,15 @@ def patterns_of(
     ranks: Ranks = ONE,
     least_density: float = LEAST_DENSITY,
 ) -> dict[Key, Pattern]:
-    """The pattern of each weight (`sizes`: its entries, by name): the same for all, unless they share one budget of
-    zeros or have levels of their own.
+    """The pattern of each weight: the same for all, unless they share one budget of zeros or have levels of their own.
 
-    `saliency(key)`: what zeroing each entry of a weight costs, on `ranks` of this rank's; asked for only where there is
-    a budget to place, a few times. `least_density`: see `allocate`.
+    Args:
+        pattern: of all weights together.
+        sizes: entries of each weight, by name.
+        saliency: what zeroing each entry of a weight costs, on `ranks` of this rank's; asked for only where there is a
+            budget to place, a few times.
+        ranks: that hold rows of the weights.
+        least_density: see `allocate`.
     """
     if pattern.allocation == "global":
         return _of_zeros(allocate(saliency, sizes, pattern.sparsity, ranks, least_density), sizes)
@@ -60,10 +64,22 @@ def allocate(
     ranks: Ranks = ONE,
     least_density: float = LEAST_DENSITY,
 ) -> dict[Key, int]:
-    """Zeros of each weight when the lowest saliencies (not negative, any shape) of all are zeroed together.
+    """Zeros of each weight when the lowest saliencies of all are zeroed together.
 
     They sum to `sparsity` of all entries exactly, and lie below one threshold; entries equal to it are shared out in
-    proportion. No weight keeps less than `least_density` of its equal share, or less than one entry.
+    proportion.
+
+    Args:
+        saliency: of each entry of a weight, not negative, any shape.
+        keys: of the weights.
+        sparsity: the wanted fraction of zeros of all together.
+        ranks: that hold rows of the weights.
+        least_density: no weight keeps less than this share of what it would under equal ones, or less than one entry.
+
+    Examples:
+        >>> costs = {"first": torch.tensor([1.0, 2.0, 9.0, 9.0]), "second": torch.tensor([9.0, 9.0, 9.0, 3.0])}
+        >>> allocate(costs.__getitem__, costs, 0.375)
+        {'first': 2, 'second': 1}
     """
     histograms = _by_rank(ranks, {key: torch.bincount(_bits(saliency(key)) >> _SHIFT, minlength=_BINS) for key in keys})
     sizes = {key: int(histogram.sum()) for key, histogram in histograms.items()}

@@ -26,18 +26,36 @@ class Selector(Protocol):
     """What marks the entries of a weight that are kept: its pattern, or the border found for it."""
 
     def mask(self, score_OI: torch.Tensor, /) -> torch.Tensor:
-        """Bool [O, I]: the entries with the highest scores."""
+        """Bool [O, I]: the entries with the highest scores.
+
+        Args:
+            score_OI: what zeroing each entry would cost, or anything in that order.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pattern:
-    """`pattern`: "unstructured", "keep:group", "paired_keep:group" or "transposable_keep:group". `ratio`: wanted
-    fraction of zeros; null with N:M, which implies it.
+    """How many zeros, and in which pattern.
 
-    `allocation`: "uniform" gives every weight that fraction, "global" is one budget for all weights together
-    (`elsa.sparsity.allocation`), "owl" goes by outliers of blocks (`elsa.layerwise.outliers`), "levels" by `levels`;
-    null is the method's own, N:M is uniform. `levels`: fractions of zeros by globs over the weights' names, moved so
-    that all together have `ratio` (`elsa.sparsity.levels`).
+    Args:
+        pattern: "unstructured", "keep:group" (2:4 keeps 2 of every 4 consecutive weights of a row), "paired_keep:group"
+            or "transposable_keep:group" (arXiv:2102.08124).
+        ratio: the wanted fraction of zeros, in [0, 1); null with N:M, which implies it.
+        allocation: who gets how many of them. "uniform" gives every weight that fraction, "global" is one budget for
+            all weights together (`elsa.sparsity.allocation`), "owl" goes by outliers of blocks (arXiv:2310.05175),
+            "levels" by `levels`; null is the method's own. N:M is uniform.
+        levels: fractions of zeros by globs over the weights' names, moved so that all together have `ratio`
+            (`elsa.sparsity.levels`).
+
+    Raises:
+        UserError: for what is no pattern, or does not fit together.
+
+    Examples:
+        >>> score = torch.tensor([[3.0, 1.0, 4.0, 1.0], [5.0, 9.0, 2.0, 6.0]])
+        >>> Pattern(pattern="2:4", ratio=None).mask(score).int().tolist()
+        [[1, 0, 1, 0], [0, 1, 0, 1]]
+        >>> Pattern(pattern="unstructured", ratio=0.75).mask(score).int().tolist()
+        [[0, 0, 0, 0], [0, 1, 0, 1]]
     """
 
     pattern: str
@@ -120,7 +138,7 @@ class Pattern:
 
     @staticmethod
     def allocation_of(name: str) -> str:
-        """What a pattern's `name` says of its allocation."""
+        """What the `name` of a pattern says of its allocation."""
         last = name.rpartition(" ")[2]
         return last if last in _PLACED else "uniform"
 
@@ -151,20 +169,27 @@ class Pattern:
         return cls(pattern="unstructured", ratio=zeros / numel)
 
     def zeros(self, numel: int) -> int:
-        """How many of `numel` weights become zero."""
+        """How many of `numel` weights become zero: round(sparsity · numel)."""
         return round(self.sparsity * numel)
 
     def mask(self, score_OI: torch.Tensor) -> torch.Tensor:
         """Mark what is kept: the highest scores of the whole tensor, or of every N:M group. Counts are exact.
 
-        Returns bool [O, I]. Raises `ValueError` if I is no multiple of the group, or on a NaN score.
+        Args:
+            score_OI: what zeroing each entry would cost; only its order counts, unless the pattern `adds`.
+
+        Returns:
+            Bool [O, I]. Of equal scores those that come first in memory are kept.
+
+        Raises:
+            ValueError: if I is no multiple of the group, or on a NaN score.
         """
         if self._groups is None:
             return keep_largest(score_OI, score_OI.numel() - self.zeros(score_OI.numel()))
         return self._mask_groups(score_OI, *self._groups)
 
     def mask_rows(self, score_OI: torch.Tensor) -> torch.Tensor:
-        """Like `mask`, but an unstructured pattern compares within every row (Wanda's comparison group)."""
+        """Like `mask` of `score_OI`, but an unstructured pattern compares within every row, as Wanda does."""
         if self._groups is None:
             inputs = score_OI.shape[1]
             return keep_largest_of_each_row(score_OI, inputs - self.zeros(inputs))
@@ -176,7 +201,7 @@ class Pattern:
         return KINDS[kind].mask(score_OI, keep, group)
 
     def misfit(self, outputs: int, inputs: int) -> str:
-        """Why a matrix of this size cannot have the pattern, in words; "" if it can."""
+        """Why a matrix of so many `outputs` and `inputs` cannot have the pattern, in words; "" if it can."""
         if self.group and inputs % self.group:
             return f"{inputs} inputs, no multiple of {self.group}"
         if outputs % self.rows:
@@ -184,7 +209,7 @@ class Pattern:
         return ""
 
     def kept(self, weight_OI: torch.Tensor) -> tuple[int, int]:
-        """How many entries of a group of N:M may be kept, and the most that a group of this weight keeps."""
+        """How many entries of a group of N:M may be kept, and the most that a group of `weight_OI` keeps."""
         assert self._groups is not None, "it has groups"
         kind, keep, group = self._groups
         return keep, KINDS[kind].most(weight_OI, group)
@@ -197,9 +222,16 @@ def selectors(
     ranks: Ranks,
     device: torch.device,
 ) -> dict[Key, Selector]:
-    """What marks the kept entries of each weight when it is given `score_of(key)`, [this rank's rows, I].
+    """What marks the kept entries of each weight once it is given `score_of(key)`.
 
-    `sizes`: entries of the whole weights. N:M marks by itself, and so does everything on one CPU, where that is faster.
+    N:M marks by itself, and so does everything on one CPU, where that is faster; else borders are found together.
+
+    Args:
+        patterns: of each weight.
+        sizes: entries of the whole weights.
+        score_of: this rank's scores of a weight, [this rank's rows, I].
+        ranks: that hold rows of the weights.
+        device: where the scores are.
     """
     found: dict[Key, Selector] = dict(patterns)
     if ranks.size > 1 or device.type != "cpu":
@@ -210,9 +242,11 @@ def selectors(
 
 @dataclass(frozen=True)
 class Rise:
-    """A gradual pruning: over the first `steps` steps the sparsity rises to the pattern's (0: it is there at once).
+    """A gradual pruning: the sparsity rises to the pattern's and stays there.
 
-    `begins`: how far along the law of `Pattern.ramped` the rise begins, 0 to 1.
+    Args:
+        steps: over how many of the first steps it rises; 0: it is there at once.
+        begins: how far along the law of `Pattern.ramped` the rise begins, 0 to 1.
     """
 
     steps: int = 0

@@ -20,7 +20,17 @@ _PASSES = ((21, 2048), (10, 2048), (0, 1024))  # where the 11, 11 and 10 bits of
 def keep_largest(score: torch.Tensor, keep: int) -> torch.Tensor:
     """Mark the `keep` largest entries of `score`, any shape; of equal ones those that come first in memory order.
 
-    Returns a bool tensor of the same shape with exactly `keep` entries true. Raises `ValueError` on NaN.
+    Returns:
+        Bool, of the same shape, with exactly `keep` entries true.
+
+    Raises:
+        ValueError: on NaN.
+
+    Examples:
+        >>> keep_largest(torch.tensor([1.0, 2.0, 2.0, 0.0]), 2).tolist()
+        [False, True, True, False]
+        >>> keep_largest(torch.ones(4), 2).tolist()
+        [True, True, False, False]
     """
     refuse_nan(score)
     if keep >= score.numel():
@@ -39,7 +49,11 @@ def keep_largest(score: torch.Tensor, keep: int) -> torch.Tensor:
 def keep_largest_of_each_row(score_RG: torch.Tensor, keep: int) -> torch.Tensor:
     """Mark the `keep` largest of every row of `score_RG` (R rows, groups of G); of equal ones the first.
 
-    Returns a bool tensor [R, G]. Raises `ValueError` on NaN.
+    Returns:
+        Bool [R, G].
+
+    Raises:
+        ValueError: on NaN.
     """
     refuse_nan(score_RG)
     if score_RG.shape[1] <= 16:  # a rank by comparing all pairs beats a sort of very short rows
@@ -54,7 +68,12 @@ def keep_largest_of_each_row(score_RG: torch.Tensor, keep: int) -> torch.Tensor:
 
 
 def reference_threshold(score: torch.Tensor, sparsity: float) -> torch.Tensor:
-    """The value at or below which the Wanda and SparseGPT codes prune: one weight more than asked, and every tie."""
+    """The value at or below which the Wanda and SparseGPT codes prune: one weight more than asked, and every tie.
+
+    Args:
+        score: any shape.
+        sparsity: the wanted fraction of zeros.
+    """
     return score.flatten().sort().values[int(score.numel() * sparsity)]
 
 

@@ -12,18 +12,30 @@ from elsa.errors import require
 class Training:
     """Budget and optimiser of every method that trains.
 
-    `batch_size`: windows a step, of all ranks together; they go through the model in `accumulation` parts, at least one
-    a rank. `fixed_order`: sums are made in an order that does not depend on the number of ranks, so that 1, 2, 4 ...
-    give the same bits; it costs time and, with more parts than ranks, memory. `warmup_steps`: over which the learning
-    rate rises from 0, null for the method's own. `decay_fraction`: the share of the steps, at the end, in which it
-    falls linearly to 0 (1.0: from the first step, as in the paper). `gradient_clip`: largest global norm of the loss's
-    gradient. `optimizer`: adam, or sgd with momentum beta1. `distillation`: weight of the KL divergence from the dense
-    model's next-token distribution; the rest of the loss is cross-entropy with the text. `hidden_distillation`: weight
-    of the distance from the dense model's hidden states (`elsa.train.loss`), null for the method's own where there is
-    distillation. `distinct_windows`: how many windows of text there are, null for as many as the budget takes; fewer
-    are repeated epoch by epoch.
+    Args:
+        steps: of the optimiser.
+        batch_size: windows a step, of all ranks together.
+        accumulation: parts in which the windows of a step go through the model, at least one a rank.
+        optimizer: adam, or sgd with momentum `beta1`.
+        learning_rate: the highest.
+        warmup_steps: over which the learning rate rises from 0; null for the method's own.
+        decay_fraction: the share of the steps, at the end, in which it falls linearly to 0 (1.0: from the first step,
+            as in the paper).
+        beta1: Adam's decay of the mean gradient.
+        beta2: Adam's decay of the mean squared gradient, by which projections are weighed.
+        gradient_clip: largest global norm of the loss's gradient.
+        autocast: bfloat16, or none for fp32.
+        distillation: weight of the KL divergence from the dense model's next-token distribution; the rest of the loss
+            is cross-entropy with the text.
+        hidden_distillation: weight of the distance from the dense model's hidden states (`elsa.train.loss`; SquareHead,
+            arXiv:2310.06927); null for the method's own where there is distillation.
+        distinct_windows: how many windows of text there are; null for as many as the budget takes; fewer are repeated
+            epoch by epoch.
+        fixed_order: sums are made in an order that does not depend on the number of ranks, so that 1, 2, 4 ... give the
+            same bits; it costs time and, with more parts than ranks, memory.
 
-    Shapes: N windows of L tokens.
+    Raises:
+        UserError: for a value that is out of its range.
     """
 
     steps: int = 4096
@@ -65,7 +77,12 @@ class Training:
         require(self.autocast in ("bfloat16", "none"), "autocast", self.autocast, "known: bfloat16, none")
 
     def filled(self, warmup_steps: Callable[[int], int], hidden_distillation: float) -> "Training":
-        """With these, of a method, where it leaves the choice to that."""
+        """With these, of a method, where it leaves the choice to that.
+
+        Args:
+            warmup_steps: of a run of so many steps.
+            hidden_distillation: its weight, where there is distillation.
+        """
         warm = warmup_steps(self.steps) if self.warmup_steps is None else self.warmup_steps
         own = hidden_distillation if self.distillation else 0.0
         hidden = own if self.hidden_distillation is None else self.hidden_distillation
@@ -77,7 +94,7 @@ class Training:
         return bool(self.distillation or self.hidden_distillation)
 
     def check_ranks(self, size: int) -> None:
-        """Raise `UserError` if a step cannot be dealt out evenly to this many ranks."""
+        """Raise `UserError` if a step cannot be dealt out evenly to `size` ranks."""
         parts = max(self.accumulation, size)
         divides = self.batch_size % parts == 0
         require(divides, "batch_size", self.batch_size, f"{size} ranks need a multiple of {parts} windows a step")
@@ -106,7 +123,7 @@ class Training:
         return windows_NL if len(orders) == 1 else windows_NL[torch.cat(orders)[:count]]
 
     def learning_rate_at(self, step: int) -> float:
-        """The rate of step 0 … steps − 1: linear warm-up, plateau, linear decay that would reach 0 at `steps`."""
+        """The rate of `step` 0 … steps − 1: linear warm-up, plateau, linear decay that would reach 0 at `steps`."""
         warm = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
         decay_steps = self.decay_fraction * self.steps
         decay = min(1.0, (self.steps - step) / decay_steps) if decay_steps else 1.0

@@ -15,13 +15,16 @@ from elsa.model.weights import PrunableWeight
 
 
 class Constraint(Protocol):
-    """`interval`: steps between two updates, at which the loop reports; None for none of its own."""
+    """What a method adds to plain training.
+
+    `interval`: steps between two updates, at which the loop reports; None for none of its own.
+    """
 
     interval: int | None
 
     @abstractmethod
     def on_gradient(self, name: str) -> None:
-        """Called for every parameter between clipping and the optimiser's step: may change its gradient in place."""
+        """Called for every parameter `name` between clipping and the step: may change its gradient in place."""
 
     @abstractmethod
     def after_step(self, step: int) -> dict[str, float]:
@@ -45,7 +48,7 @@ class Constraint(Protocol):
 
 
 class NoConstraint:
-    """Plain fine-tuning."""
+    """Plain fine-tuning: every verb of a constraint, doing nothing."""
 
     interval: int | None = None
 
@@ -69,7 +72,11 @@ class NoConstraint:
 
 
 class FixedSupport(NoConstraint):
-    """Entries of prunable weights that are zero now get no gradient, so they stay zero."""
+    """Entries of prunable weights that are zero now get no gradient, so they stay zero.
+
+    Args:
+        weights: that are held to their support, by name.
+    """
 
     interval = 32
 

@@ -17,13 +17,20 @@ FORMATS = ("float32", "bfloat16", "float8")  # in which a constraint can keep it
 
 @dataclass(frozen=True, kw_only=True)
 class Precision:
-    """`weights`: float32 or bfloat16 (with stochastic rounding). `moments`: Adam's, float32 or 8bit (torchao's).
+    """Dtypes of weights, moments and state, and what trades time for memory.
 
-    `state`: of the constraint, z − u as one tensor in float32, bfloat16 or float8, and a mask bit. `dual`: null, or
-    the dtype of u if z and u are to be two tensors as in the paper (Elsa-L: float8 and bfloat16). `gradient_release`:
-    each parameter is updated inside the backward pass and its gradient freed; the clipping factor is then that of the
-    step before. `activation_checkpointing`: blocks are computed again in the backward pass. `loss_chunk`: tokens whose
-    logits exist at once; null for all.
+    Args:
+        weights: float32, or bfloat16 with stochastic rounding.
+        moments: Adam's: float32, or 8bit (torchao's).
+        state: of the constraint: z − u as one tensor in float32, bfloat16 or float8, and a mask bit.
+        dual: null, or the dtype of u if z and u are to be two tensors as in the paper (Elsa-L: float8 and bfloat16).
+        gradient_release: each parameter is updated inside the backward pass and its gradient freed; the clipping factor
+            is then that of the step before.
+        activation_checkpointing: blocks are computed again in the backward pass.
+        loss_chunk: tokens whose logits exist at once; null for all.
+
+    Raises:
+        UserError: for what does not go together.
     """
 
     weights: str = "float32"
@@ -46,7 +53,7 @@ class Precision:
         require(self.loss_chunk is None or self.loss_chunk >= 1, "loss_chunk", self.loss_chunk, "at least 1, or null")
 
     def check(self, training: Training, ranks: int = 1) -> None:
-        """Raise `UserError` for what does not go together on this many ranks, or for a library that is missing."""
+        """Raise `UserError` for what does not go with `training` on so many `ranks`, or where a library is missing."""
         if self.moments == "8bit":
             adam = training.optimizer == "adam"
             require(adam, "moments", "8bit", f"is Adam's; training.optimizer={training.optimizer}")
@@ -62,7 +69,7 @@ class Precision:
     def cast(self, model: nn.Module) -> None:
         """Bring what a checkpoint holds into the weights' dtype, as loading in it does.
 
-        What a model computes for itself, such as rotary frequencies, stays as it is: a model whose own were rounded to
+        What `model` computes for itself, such as rotary frequencies, stays as it is: a model whose own were rounded to
         bf16 would not be the one that its checkpoint gives.
         """
         saved = model.state_dict().keys()
@@ -74,7 +81,7 @@ class Precision:
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:
-        """The model in training mode, in these dtypes (which stay), with checkpointing if that is wanted."""
+        """Inside, `model` is in training mode, in these dtypes (which stay), with checkpointing if that is wanted."""
         self.cast(model)
         trained = text_part(model)
         was_training = trained.training

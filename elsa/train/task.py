@@ -58,11 +58,17 @@ class NoCheckpoints:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingTask:
-    """`windows(count)`: int32 token windows [count, L] of the train split. `log(step, metrics)`: takes every report.
+    """What a training run is given.
 
-    `probe_every`: steps between two looks at the loss of the weights and of their sparse copy on the last step's batch,
-    unseen until then if no windows repeat (0: none). `checkpoints`: where training keeps its state. `ranks`: that share
-    the work; each is given the same.
+    Args:
+        windows: gives so many token windows of the train split, int32 [count, L], in the order that the seed draws.
+        training: budget and optimiser.
+        precision: dtypes of weights, moments and state.
+        log: takes every report: a step, and its metrics.
+        probe_every: steps between two looks at the loss of the weights and of their sparse copy on the last step's
+            batch, unseen until then if no windows repeat (0: none).
+        checkpoints: where training keeps its state.
+        ranks: that share the work; each is given the same.
     """
 
     windows: Callable[[int], torch.Tensor]

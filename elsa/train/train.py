@@ -28,12 +28,19 @@ def train(
     teacher: nn.Module | None = None,
     facts: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Train all parameters of `model` in place on the task's windows; facts for the record.
+    """Train all parameters of a model in place on the task's windows.
 
     On several ranks the model is spread over them, and stays so (`elsa.distributed.sharding`).
 
-    `teacher`: from `teacher_of`, made before anything changed the model. `facts`: what came before the training; a run
-    that goes on from a checkpoint has those of its first part.
+    Args:
+        model: that is trained.
+        constrain: makes the constraint once the model has its dtype and its optimiser.
+        task: budget, text, precision, and where metrics and state go.
+        teacher: from `teacher_of`, made before anything changed the model.
+        facts: what came before the training; a run that goes on from a checkpoint has those of its first part.
+
+    Returns:
+        Facts for the record.
     """
     windows_NL = task.training.windows(task.windows)
     with task.precision.applied(model):
@@ -93,7 +100,7 @@ def state_bytes(model: nn.Module, optimizer: Optimizer) -> dict[str, float]:
 
 
 def teacher_of(model: nn.Module, task: TrainingTask) -> nn.Module | None:
-    """A frozen copy of the dense model in the run's precision, if training is to distil from it.
+    """A frozen copy of the dense `model` in the precision of `task`, if training is to distil from it.
 
     It waits in CPU memory: what prunes the model before the training needs the device.
     """
