@@ -66,13 +66,16 @@ class Admm(SparseConstraint):
     def on_gradient(self, name: str) -> None:
         for weight in self._projection.held.get(name, ()):
             if self._support:
+                # the polish phase: x trains within its support
                 weight.gradient_OI.mul_(self._support[weight.name])
                 continue
+            # before the penalty comes in: this is the loss's own gradient
             if moments := self._projection.loss_moments:
                 moments.add(weight)
             state = self._states[weight.name]
             if self._probing:
                 self._stationarity += self._distance_from_stationary(weight, state.mask())
+            # after clipping, which is of the loss's gradient alone
             self._schedule.on_gradient(weight, state, self.penalty)
 
     @property
@@ -100,6 +103,7 @@ class Admm(SparseConstraint):
         """
         value, gradient, pattern = weight.value_OI.float(), weight.gradient_OI.float(), self._projection.pattern
         if pattern.group is None:
+            # with a global budget or a rising sparsity every z has a number of zeros of its own
             zeros = self._projection.ranks.sum_((~mask_OI).sum())
             pattern = Pattern.of_zeros(int(zeros), weight.numel)
         optimizer = self._projection.optimizer
@@ -124,6 +128,7 @@ class Admm(SparseConstraint):
             return {}
         for name, weight in self._weights.items():
             self._schedule.after_step(weight, self._states[name], step, self._phases.steps)
+        # after the pull: z and u are made of the x that the next step begins with
         metrics = {} if step % self._phases.interval else self._update(step)
         if step == self._phases.polish_from:
             self._project_weights()
@@ -140,6 +145,7 @@ class Admm(SparseConstraint):
         warning = self._monitor.add(step / self._phases.steps, now, self._reach(step))
         if warning and not self._projection.rise.steps:  # while z is nearly dense its distance says nothing about λ
             _log.warning("step %d: %s", step, warning)
+        # last, so that u has gathered the whole interval under one λ
         self._move_penalty(self._penalty_until(step + self._phases.interval))
         return metrics
 
@@ -214,6 +220,7 @@ class Admm(SparseConstraint):
         def score_of(name: str) -> torch.Tensor:
             return saliency(self._weights[name].value_OI, self._projection.importance(name))
 
+        # of x alone: u is the force of the loss on x, and no part of the weights
         chosen = self._projection.selectors(self._projection.patterns(self._projection.pattern), score_of)
         for name, weight in self._weights.items():
             weight.write(project(weight.value_OI, chosen[name], self._projection.importance(name)))

@@ -90,4 +90,5 @@ def _reach(distances: Distances, travel: float) -> str:
 
 
 def _factor(energy: float) -> int:
+    # the distance at which λ and the loss balance falls as 1 / λ, its energy as 1 / λ²
     return max(2, min(100, round(math.sqrt(energy / _HARMLESS))))

@@ -25,7 +25,7 @@ from elsa.sparsity.pattern import Selector
 from elsa.sparsity.projection import saliency
 from elsa.train.precision import Precision
 
-_PAPER_MARGIN = 1.05
+_PAPER_MARGIN = 1.05  # of the paper's fp8 scale: the largest |z| is at 1 / 1.05 of what fp8 can hold
 
 
 @dataclass(frozen=True)
@@ -162,6 +162,7 @@ class MergedState(State):
 
     def rescale_dual(self, factor: float) -> None:
         split, mask = self._split.read(), self.mask()
+        # on the support it is z, which is no force and knows no λ
         self._split = Stored.of(torch.where(mask, split, split * factor), self._precision)
 
     @property

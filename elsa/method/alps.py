@@ -60,6 +60,7 @@ class Alps(GramMethod):
 
     def prepare(self, statistics: torch.Tensor) -> Spectrum:
         gram, norm = normalised(damped(statistics, self.damping))
+        # once for all ρ, whose (G + ρ)⁻¹ is then a product; fp64, for small eigenvalues count most in an inverse
         return Spectrum(gram, norm, statistics.diagonal() == 0, *torch.linalg.eigh(gram.double()))
 
     def prune(self, weight_OI: torch.Tensor, prepared: Spectrum, pattern: Pattern) -> torch.Tensor:
@@ -81,6 +82,7 @@ class Alps(GramMethod):
             candidate = dense + dual / rho
             kept = pattern.mask(candidate.square())
             sparse = candidate * kept
+            # ALPS's dual is y, not the scaled u = y / ρ
             dual = dual + rho * (dense - sparse)
             if step % self.update_interval:
                 continue
@@ -92,6 +94,7 @@ class Alps(GramMethod):
             if growth is not None and (moved or changed > 0.005 * kept_entries):
                 moved, rho = True, min(rho * growth, 1e6)
             else:
+                # the support has not moved yet: ρ held it from the start
                 sparse, dual, rho = start, torch.zeros_like(dual), rho / 5
             inverse = prepared.inverse(rho)
         return sparse

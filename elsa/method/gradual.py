@@ -90,6 +90,7 @@ class Gradual(Projecting):
 
     def _ramp_start(self, pattern: Pattern) -> float:
         """How far along its cubic law the rise of the sparsity begins, 0 to 1."""
+        # the inverse of `Pattern.ramped`; the smallest number is for a sparsity of 0
         share = self.ramp_from / max(pattern.sparsity, self.ramp_from, 1e-9)
         return float(1 - (1 - min(share, _LARGEST_START)) ** (1 / 3))
 

@@ -46,6 +46,7 @@ class LAdmm(GramMethod):
         """Of XᵀX in `statistics`: it normalised and damped (G), (G + 1)⁻¹, the inputs' norms, and the dead ones."""
         gram, norm = normalised(statistics)
         gram.diagonal().add_(self.damping * gram.diagonal().mean())
+        # ρ = 1 fits every layer, since the diagonal of G is 1
         shifted = gram + torch.eye(len(gram), device=gram.device)
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(shifted))
         return gram, inverse, norm, statistics.diagonal() == 0
@@ -62,6 +63,7 @@ class LAdmm(GramMethod):
             sparse = candidate * kept
             dual = candidate - sparse
             weight = (right + sparse - dual) @ inverse
+        # the last weight-step has left the support
         return (weight + dual) * kept / norm
 
     def _mask(self, candidate_OI: torch.Tensor, step: int, pattern: Pattern) -> torch.Tensor:

@@ -51,6 +51,7 @@ class SparseGPT(GramMethod):
         block = group * math.ceil(self.block_size / group)
         for start in range(0, inputs, block):
             end = min(start + block, inputs)
+            # differences of a running count, so that the blocks' zeros add up exactly
             zeros = pattern.zeros(outputs * end) - pattern.zeros(outputs * start)
             errors = self._prune_columns(weight[start:end], factor[start:end, start:end], zeros, pattern)
             weight[end:] -= factor[start:end, end:].t() @ errors
@@ -73,8 +74,10 @@ class SparseGPT(GramMethod):
             end = min(start + few, width)
             for i in range(start, end):
                 if group is not None and i % group == 0:
+                    # only now: the columns before have just moved these
                     score = (columns_IO[i : i + group] / diagonal[i : i + group, None]).square()
                     kept[i : i + group] = pattern.mask(score.t()).t()
+                # what is kept makes no error
                 errors[i] = (columns_IO[i] / diagonal[i]).masked_fill_(kept[i], 0)
                 columns_IO[i + 1 : end].addr_(factor[i, i + 1 : end], errors[i], alpha=-1)
             columns_IO[end:] -= factor[start:end, end:].t() @ errors[start:end]

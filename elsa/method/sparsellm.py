@@ -84,6 +84,7 @@ class SparseLLM(BlockwiseMethod):
     def _prune_feed_forward(self, part: "FeedForward", inputs_TI: torch.Tensor, patterns: Patterns) -> None:
         pre = part.linear(inputs_TI)
         hidden = part.combine(pre)
+        # y: what the dense part gives, the goal of all rounds
         target = hidden @ part.last.value_OI.float().t()
         input_gram = inputs_TI.t() @ inputs_TI
         for _ in range(self.iterations):
@@ -93,8 +94,10 @@ class SparseLLM(BlockwiseMethod):
             for start in range(0, len(inputs_TI), _ROWS_AT_ONCE):
                 few = slice(start, start + _ROWS_AT_ONCE)
                 self._update_pre_activations(part, [z[few] for z in pre], [z[few] for z in wanted], hidden[few])
+            # biases are not pruned, so the weights answer for the rest
             linear = [z - bias for z, bias in zip(pre, part.biases, strict=True)]
             self._fit(part.first, inputs_TI, input_gram, linear, patterns)
+        # no longer a variable: what the pruned layers really give
         hidden = part.combine(part.linear(inputs_TI))
         self._fit([part.last], hidden, hidden.t() @ hidden, [target], patterns)
 
@@ -107,6 +110,7 @@ class SparseLLM(BlockwiseMethod):
         patterns: Patterns,
     ) -> None:
         """Least squares from inputs to targets, then SparseGPT, for weights with the same inputs."""
+        # SparseGPT prunes the least-squares solution as if it were the dense weight
         prepared = self._sparsegpt.prepare(gram_II)
         factor = torch.linalg.cholesky(damped(gram_II, self.damping))
         for weight, target in zip(weights, targets_TO, strict=True):
@@ -147,6 +151,7 @@ class SparseLLM(BlockwiseMethod):
                 with torch.enable_grad():
                     variable = pre[i].clone().requires_grad_()
                     (slope,) = torch.autograd.grad(output(variable).sum(), variable)
+                # Gauss-Newton: φ is taken as linear here, which makes both errors quadratic
                 step = self.alpha * (goal - pre[i]) + self.beta * slope * error
                 proposal = pre[i] + step / (self.alpha + self.beta * slope.square())
                 error, lowest = take_if_better(proposal, error, lowest)

@@ -83,10 +83,12 @@ def allocate(
     """
     histograms = _by_rank(ranks, {key: torch.bincount(_bits(saliency(key)) >> _SHIFT, minlength=_BINS) for key in keys})
     sizes = {key: int(histogram.sum()) for key, histogram in histograms.items()}
+    # under equal shares a weight keeps size · (1 − sparsity); of that `least_density` stays in any case
     most = {key: min(size - 1, int(size * (1 - least_density * (1 - sparsity)))) for key, size in sizes.items()}
     wanted = round(sparsity * sum(sizes.values()))
     zeros = dict.fromkeys(sizes, 0)
     free = list(sizes)  # weights that have not got all they can take
+    # who cannot take its share takes all it can; the others share out what is left, until all can
     while True:
         left = wanted - sum(count for key, count in zeros.items() if key not in free)
         share = _lowest(saliency, {key: histograms[key] for key in free}, left, ranks)
@@ -101,6 +103,7 @@ def _lowest(
     saliency: Callable[[Key], torch.Tensor], histograms: Mapping[Key, torch.Tensor], wanted: int, ranks: Ranks
 ) -> dict[Key, int]:
     """How many of the `wanted` lowest entries of all lie in each weight; rounding of ties is settled in their order."""
+    # the threshold's high bits by one histogram, then its low bits by another: no sort of all weights
     together = torch.stack(list(histograms.values())).sum(0)
     bin_, before = _place(together, wanted)
     inside: torch.Tensor = sum(_inside(_bits(saliency(key)), bin_) for key in histograms)  # type: ignore[assignment]
@@ -127,6 +130,7 @@ def _place(histogram: torch.Tensor, wanted: int, before: int = 0) -> tuple[int, 
 
 def _bits(saliency: torch.Tensor) -> torch.Tensor:
     """As int32, flat: the bits of a positive float are ordered as it is."""
+    # −0.0 has the bits of the lowest integer
     return saliency.float().flatten().view(torch.int32).clamp_min(0)
 
 

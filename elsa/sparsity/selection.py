@@ -114,6 +114,7 @@ def borders(score_of: Callable[[Key], torch.Tensor], keep: Mapping[Key, int], ra
     """
     if not keep:
         return {}
+    # the leading bits of each weight's border, a few more in each pass; `left`: entries to keep at or below it
     prefixes: dict[Key, torch.Tensor] = {}
     left = torch.tensor(list(keep.values()))
     for shift, bins in _PASSES:
@@ -129,8 +130,10 @@ def borders(score_of: Callable[[Key], torch.Tensor], keep: Mapping[Key, int], ra
         above = torch.where(place > 0, from_top.gather(1, (place - 1).clamp_min(0)), 0)
         left, found = left - above.squeeze(1), bins - 1 - place
         for row, key in enumerate(keep):
+            # the first bits hold the sign, so that their bins are numbered from −1,024
             before = prefixes[key] * bins if key in prefixes else -(bins // 2)
             prefixes[key] = before + found[row, 0]
+    # in memory order the ranks before this one keep their equal scores first
     before_us = ranks.stacked(mine.gather(1, found).squeeze(1))[: ranks.rank].sum(0)
     ties = (left - before_us).clamp_min(0)
     return {key: Border(prefixes[key].int(), ties[row]) for row, key in enumerate(keep)}

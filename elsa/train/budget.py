@@ -116,6 +116,7 @@ class Training:
     def windows(self, draw: Callable[[int], torch.Tensor]) -> torch.Tensor:
         """`windows_NL` of all steps. `draw(count)` gives that many; later epochs have orders of their own."""
         count, distinct = self.steps * self.batch_size, self.distinct
+        # which windows there are the run's seed has drawn; here only later epochs are shuffled
         windows_NL, random = draw(distinct), torch.Generator().manual_seed(0)
         orders = [torch.arange(distinct)]
         while len(orders) * distinct < count:

@@ -35,6 +35,7 @@ class GradualPruning(SparseConstraint):
     @torch.no_grad()
     def after_step(self, step: int) -> dict[str, float]:
         self._hold()  # momentum would move what is pruned
+        # one update at or after the end of the rise, so that it gets to the pattern
         rises = step - self._every < self._projection.rise.steps
         return self._update(step) if rises and step % self._every == 0 else {}
 

@@ -122,6 +122,7 @@ class Squares:
     def clipping_factor(self, limit: float) -> torch.Tensor:
         """What brings the norm over all parameters and ranks to `limit`, at most 1; the norm is then dropped."""
         total = self._in_order() if self._fixed else self._ranks.sum_(torch.stack(list(self._of.values())).sum())
+        # the same 1e-6 as in torch's clip_grad_norm_
         return (limit / (total.sqrt() + 1e-6)).clamp_max(1.0)
 
     def _in_order(self) -> torch.Tensor:
