@@ -86,6 +86,8 @@ def test_the_guide_shows_a_whole_package():
     assert FILES.keys() == {
         "pyproject.toml", "elsa_ranked/pruning.py", "elsa_ranked/conf/method/ranked.yaml",
     }  # fmt: skip
+    (package,) = tomllib.loads(FILES["pyproject.toml"])["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+    assert all(path.startswith(f"{package}/") for path in FILES if path != "pyproject.toml"), "the wheel would lack it"
     assert "docs/add_a_method.md" in (ROOT / "README.md").read_text()
 
 
