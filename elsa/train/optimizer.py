@@ -25,7 +25,13 @@ _log = logging.getLogger(__name__)
 
 
 class Optimizer:
-    """Steps all parameters or a single one, at one learning rate, without weight decay. Parameters go by their name."""
+    """Steps all parameters or a single one, at one learning rate, without weight decay. Parameters go by their name.
+
+    Args:
+        parameters: by name, each once.
+        training: which optimiser, and its rate and decays.
+        precision: dtype of the moments, and whether each parameter is stepped inside the backward pass.
+    """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], training: Training, precision: Precision):
         self.parameters = dict(parameters)
@@ -42,6 +48,7 @@ class Optimizer:
 
     @property
     def device(self) -> torch.device:
+        """Where the parameters are."""
         return local(next(iter(self.parameters.values()))).device
 
     def set_rate(self, rate: float) -> None:
@@ -71,11 +78,14 @@ class Optimizer:
         own.grad = None if parameter.grad is None else local(parameter.grad)
 
     def second_moment(self, name: str) -> torch.Tensor:
-        """Adam's running mean of this rank's squared gradients, fp32 (or the kept tensor itself if that is fp32)."""
+        """Adam's running mean of this rank's squared gradients of a parameter `name`, fp32, in its shape."""
         return low_bit.read(self._moments(name)["exp_avg_sq"]).float()
 
     def preconditioner(self, name: str) -> torch.Tensor | None:
-        """√v, by which Adam divides its steps, fp32; None for an optimiser that does not, and before the first step."""
+        """√v of the parameter `name`, by which Adam divides its steps, fp32.
+
+        None for an optimiser that does not, and before the first step.
+        """
         if "exp_avg_sq" not in self._moments(name):
             return None
         return self.second_moment(name).sqrt().clamp_min(_EPSILON)

@@ -63,9 +63,16 @@ class LossMoments:
 class Projection:
     """Where the zeros of all prunable weights go: to the entries whose loss costs least, as many as `pattern` says.
 
-    `objective_aware`: entries are weighed by Adam's second moment (arXiv:2510.01650, Eq. 10 and 11), or by that of
-    `loss_moments`. `least_density`: of a weight under a global budget (`elsa.sparsity.allocation`). `rise`: how the
-    sparsity gets to the pattern's. `ranks`: that hold rows of the weights.
+    Args:
+        weights: by name.
+        optimizer: whose second moments weigh the entries.
+        pattern: of all weights together.
+        objective_aware: entries are weighed by Adam's second moment (arXiv:2510.01650, Eq. 10 and 11), or by that of
+            `loss_moments`; false: by nothing.
+        loss_moments: of the loss alone, where Adam's hold a penalty too.
+        least_density: of a weight under a global budget (`elsa.sparsity.allocation`).
+        rise: how the sparsity gets to the pattern's.
+        ranks: that hold rows of the weights.
     """
 
     weights: Mapping[str, PrunableWeight]
@@ -92,7 +99,7 @@ class Projection:
         return self.rise.at(step, self.pattern)
 
     def importance(self, name: str) -> torch.Tensor | None:
-        """What the squares of a weight's entries are weighed by, [O, I]; None for nothing."""
+        """What the squares of a weight's entries are weighed by, [O, I]; None for nothing. `name`: of the weight."""
         if not self.objective_aware:
             return None
         if self.loss_moments is not None:
@@ -102,19 +109,29 @@ class Projection:
         return moment if weight.expert is None else moment.clamp_min(_LEAST)
 
     def saliency(self, name: str) -> torch.Tensor:
-        """What zeroing each entry of a weight costs, fp32 [O, I]."""
+        """What zeroing each entry of the weight `name` costs, fp32 [O, I]."""
         return saliency(self.weights[name].value_OI.float(), self.importance(name))
 
     def patterns(
         self, pattern: Pattern, its_saliency: Callable[[str], torch.Tensor] | None = None
     ) -> dict[str, Pattern]:
-        """The pattern of each weight by name. `its_saliency`: of something else than the weights themselves."""
+        """The pattern of each weight by name.
+
+        Args:
+            pattern: of all weights together, such as `at(step)`.
+            its_saliency: what zeroing each entry of a weight costs, where that is not of the weights themselves.
+        """
         return patterns_of(pattern, self.sizes, its_saliency or self.saliency, self.ranks, self.least_density)
 
     def selectors(
         self, patterns: Mapping[str, Pattern], score_of: Callable[[str], torch.Tensor]
     ) -> dict[str, Selector]:
-        """What marks the kept entries of each weight once it is given the very scores of `score_of(name)`."""
+        """What marks the kept entries of each weight once it is given the very scores of `score_of(name)`.
+
+        Args:
+            patterns: by name.
+            score_of: this rank's scores of a weight.
+        """
         return selectors(patterns, self.sizes, score_of, self.ranks, self.optimizer.device)
 
     def magnitudes(self, name: str) -> torch.Tensor:
