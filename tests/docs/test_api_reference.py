@@ -4,6 +4,7 @@ import dataclasses
 import doctest
 import inspect
 import re
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 
@@ -28,27 +29,26 @@ def found(path):
         return import_module(path)
 
 
+@cache
 def documented():
     """{path: members that its page shows, None for all} of every block of every page."""
     blocks = (each for page in sorted(PAGES.glob("*.md")) for each in BLOCK.findall(page.read_text()))
     return {path: yaml.safe_load(options or "{}").get("members") for path, options in blocks}
 
 
-def described():
-    """(path, object, the docstrings that may name its arguments) of all that the pages show."""
-    for path, members in documented().items():
-        thing = found(path)
-        if not inspect.isclass(thing):
-            yield path, thing, [own_docstring(thing)]
-            continue
-        every = [own_docstring(each) for each in thing.__mro__[:-1]]
-        yield path, thing, every
-        public = [name for name in vars(thing) if not name.startswith("_")] if members is None else members or []
-        for name in public:
-            member = inspect.getattr_static(thing, name)
-            if callable(member) or isinstance(member, (property, classmethod, staticmethod)):
-                inherited = [own_docstring(vars(each)[name]) for each in thing.__mro__ if name in vars(each)]
-                yield f"{path}.{name}", member, [*inherited, own_docstring(thing)]
+def described(path):
+    """(path, object, the docstrings that may name its arguments) of what a page shows under this path."""
+    thing, members = found(path), documented()[path]
+    if not inspect.isclass(thing):
+        yield path, thing, [own_docstring(thing)]
+        return
+    yield path, thing, [own_docstring(each) for each in thing.__mro__[:-1]]
+    public = [name for name in vars(thing) if not name.startswith("_")] if members is None else members or []
+    for name in public:
+        member = inspect.getattr_static(thing, name)
+        if callable(member) or isinstance(member, (property, classmethod, staticmethod)):
+            inherited = [own_docstring(vars(each)[name]) for each in thing.__mro__ if name in vars(each)]
+            yield f"{path}.{name}", member, [*inherited, own_docstring(thing)]
 
 
 def own_docstring(thing):
@@ -78,11 +78,10 @@ def named(argument, docstring):
 
 @pytest.mark.parametrize("path", documented())
 def test_the_docstring_is_there_and_names_every_argument(path):
-    for its_path, thing, docstrings in described():
-        if its_path == path or its_path.rpartition(".")[0] == path:
-            assert docstrings[0], f"{its_path} has no docstring"
-            missing = [each for each in arguments(thing) if not any(named(each, text) for text in docstrings)]
-            assert not missing, f"{its_path} does not say what {', '.join(missing)} is"
+    for its_path, thing, docstrings in described(path):
+        assert docstrings[0], f"{its_path} has no docstring"
+        missing = [each for each in arguments(thing) if not any(named(each, text) for text in docstrings)]
+        assert not missing, f"{its_path} does not say what {', '.join(missing)} is"
 
 
 def test_every_public_name_has_its_place():
