@@ -105,7 +105,7 @@ class Method(ABC):
         """Raise `UserError` if the method cannot run with this `training`."""
 
     def check_model(self, model: nn.Module) -> None:  # noqa: B027
-        """Raise `UserError` if it cannot prune a model of this structure, whose weights may be on the meta device."""
+        """Raise `UserError` if it cannot prune a `model` like this one, whose weights may be on the meta device."""
 
     def draws(self, training: Training) -> set[int]:
         """How many windows of text it asks for, each time that it does: they can be cut before anything is loaded.
