@@ -12,6 +12,7 @@ from elsa.errors import UserError
 from elsa.files import write_folder_atomically
 from elsa.globs import stored_name
 from elsa.sparsity.pattern import Pattern
+from elsa.track.progress import progress, working
 
 
 def save(
@@ -34,13 +35,14 @@ def save(
         for path in companions:
             shutil.copyfile(path, where / path.name)
 
-    write_folder_atomically(folder, save_model, tokenizer.save_pretrained, copy)
+    with working("save"):
+        write_folder_atomically(folder, save_model, tokenizer.save_pretrained, copy)
 
 
 def count_zeros(folder: Path, names: list[str]) -> dict[str, dict[str, int]]:
     """{name: {"zeros", "numel"}} of the named weights, read back from the safetensors files one tensor at a time."""
     counts = {}
-    for name, tensor in _tensors(folder, set(names)):
+    for name, tensor in progress(_tensors(folder, set(names)), "count zeros", total=len(names), unit="weight"):
         counts[name] = {"zeros": int((tensor == 0).sum()), "numel": tensor.numel()}
     missing = sorted(set(names) - counts.keys())
     assert not missing, f"saved without {missing}"
@@ -55,7 +57,8 @@ def check_pattern(
     `transposed`: names, and whether the weight is stored as [I, O]. `of_each`: the pattern of each where that is known.
     """
     wanted, found, known = 0, 0, of_each is not None or pattern.allocation == "uniform"
-    for name, tensor in _tensors(folder, set(transposed)):
+    tensors = _tensors(folder, set(transposed))
+    for name, tensor in progress(tensors, "check the pattern", total=len(transposed), unit="weight"):
         weight = tensor.t() if transposed[name] else tensor
         if pattern.group is None:
             its_wanted, its_found = (of_each or {}).get(name, pattern).zeros(weight.numel()), int((weight == 0).sum())

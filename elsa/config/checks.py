@@ -25,6 +25,7 @@ from elsa.sparsity.allocation import patterns_by_level
 from elsa.sparsity.levels import wanted_levels
 from elsa.sparsity.pattern import Pattern
 from elsa.track.memory import machine_bytes
+from elsa.track.progress import progress
 
 _GIB = 2**30
 T = TypeVar("T")
@@ -262,7 +263,8 @@ def _mirror(mirror: str | None, full: bool) -> str:
         raise UserError(f"paths.mirror={folder}: {len(broken)} files are missing or cut, first {broken[0]}")
     if not full:
         return f"{folder}: {len(manifest)} files of the size in its manifest (doctor full=true compares their hashes)"
-    other = [name for name, entry in manifest.items() if file_hash(folder / name) != entry["sha256"]]
+    entries = progress(manifest.items(), "hash", unit="file")
+    other = [name for name, entry in entries if file_hash(folder / name) != entry["sha256"]]
     if other:
         raise UserError(f"paths.mirror={folder}: {len(other)} files are not what the manifest says, first {other[0]}")
     return f"{folder}: {len(manifest)} files as in its manifest, to the last bit"

@@ -9,6 +9,7 @@ import copy
 import os
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from statistics import mean, median, stdev
@@ -21,6 +22,7 @@ from transformers import DynamicCache, PreTrainedModel, StaticCache
 from elsa.export.forms import Dense, fitting, form, forms_on
 from elsa.export.linear import SparseLinear
 from elsa.model.weights import PrunableWeight, prunable_weights
+from elsa.track.progress import progress, working
 
 CEILING = "without linear layers"
 _READ = 1 << 30  # bytes, of the measurement of bandwidth
@@ -110,9 +112,10 @@ def measure(every: list[Side], load: Load, vocabulary: int) -> dict[str, Any]:
     differ: dict[str, float] = {}
     last: dict[str, torch.Tensor] = {}
     wanted: torch.Tensor | None = None
-    for turn in range(load.rounds + 1):
+    for turn in progress(range(load.rounds + 1), f"decode, batch {load.batch}", unit="round", clock=False):
         for side in every:
-            prefill, decode, logits = _decode(side, ids_BL, load.prompt, warm=turn > 0)
+            with nullcontext() if turn else working(f"warm up {side.name}"):
+                prefill, decode, logits = _decode(side, ids_BL, load.prompt, warm=turn > 0)
             if turn:
                 times[side.name].append((prefill, decode))
                 same = torch.allclose(logits[:, -1], last[side.name], rtol=1e-2, atol=1e-2)

@@ -34,7 +34,7 @@ from elsa.evaluation.tasks import (
     no_tasks,
 )
 from elsa.files import content_hash, file_hash, known_hash, remembered, write_atomically, write_json
-from elsa.track.progress import progress
+from elsa.track.progress import progress, working
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM
@@ -99,7 +99,8 @@ class Harness(Evaluation):
         return load_tasks(self._single, None if self.mirror is None else Path(self.mirror))
 
     def evaluate(self, subject: Subject, prepared: dict[str, "Task"]) -> dict[str, dict[str, Any]]:
-        weights = weights_hash(subject.model)
+        with working("hash the weights"):
+            weights = weights_hash(subject.model)
         dealt = _dealt({name: self._count(task) for name, task in prepared.items()}, subject.ranks.size)
         mine = {
             name: self._kept_or_scored(subject, name, prepared[name], weights)

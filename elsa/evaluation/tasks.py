@@ -21,6 +21,7 @@ from jinja2 import UndefinedError
 
 from elsa.errors import UserError, did_you_mean, in_one_line, require
 from elsa.files import package_folder, remembered, write_json
+from elsa.track.progress import working
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task
@@ -101,7 +102,8 @@ def _asked() -> dict[str, Definition]:
         from lm_eval.tasks import TaskManager
 
         _log.info("reading the index of lm-eval's tasks, once, in about 15 s")
-        entries = TaskManager().task_index
+        with working("read the index"):
+            entries = TaskManager().task_index
     return {name: _definition(entry) for name, entry in entries.items()}
 
 

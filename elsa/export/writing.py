@@ -24,6 +24,7 @@ from elsa.export.layout import Packed, entropy_bytes, entry_of, pack_matrix, qua
 from elsa.export.stored import INDEX, METHOD, VERSION, WEIGHTS, Stored
 from elsa.files import file_hash, read_json, write_folder_atomically, write_json
 from elsa.globs import expert_name
+from elsa.track.progress import progress
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 INT8 = "int8"
@@ -194,7 +195,7 @@ def _encoded(
     source: Stored, matrices: dict[str, bool], form: Format, counts: dict[str, dict[str, Any]]
 ) -> Iterator[tuple[str, torch.Tensor | Packed, bool]]:
     """The tensors as they are written; `counts` gets what is known of each."""
-    for name, tensor in source.tensors():
+    for name, tensor in progress(source.tensors(), "export", total=len(source.shapes), unit="tensor"):
         cast = form.cast(name, tensor)
         if (experts := _experts_of(name, tensor, matrices)) is not None:
             yield from _encoded_experts(name, tensor, cast, experts, form, counts)
@@ -259,7 +260,7 @@ def _count(tensor: torch.Tensor, packed: Packed) -> dict[str, Any]:
 def _compare(written: Stored, source: Stored, matrices: dict[str, bool], form: Format) -> None:
     """Raise `UserError` unless every tensor, read back, is the one that was to be written."""
     names = set(written.shapes)
-    for name, tensor in source.tensors():
+    for name, tensor in progress(source.tensors(), "read back", total=len(source.shapes), unit="tensor"):
         wanted, experts = form.cast_unchecked(tensor), _experts_of(name, tensor, matrices)
         if form.dtype == INT8 and experts is not None:
             wanted = torch.stack([_rounded(each, experts) for each in tensor])
@@ -298,5 +299,5 @@ def _facts(written: Stored, source: Stored, counts: dict[str, dict[str, Any]], f
         },
         "zeros": {key: sum(count[key] for count in matrices.values()) for key in ("numel", "before", "after")},
         "matrices": matrices,
-        "files": {path.name: file_hash(path) for path in written.files},
+        "files": {path.name: file_hash(path) for path in progress(written.files, "hash", unit="file")},
     }  # fmt: skip

@@ -40,6 +40,7 @@ from elsa.model.fitting import (
     skeleton_of,
 )
 from elsa.model.weights import choose
+from elsa.track.progress import progress, working
 
 _NEEDED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]  # config, weights, tokenizer, chat template
 _OF_PROCESSORS = ("preprocessor_config", "processor_config", "video_preprocessor_config", "chat_template")
@@ -134,7 +135,7 @@ class ModelSource(ABC):
         where a weight is NaN or infinite. Prefixes that wrappers put before the names are taken off.
         """
         config, where = self.structure(cache), self.location(cache)
-        with explained(self.name, _folder(where)):
+        with working(f"load {self.name}"), explained(self.name, _folder(where)):
             loader, sparse = auto_of(config), _sparse_folder(where)
             if sparse is not None:
                 loader, where = class_of(config), _with_zeros(sparse, config)
@@ -246,12 +247,13 @@ class PackagedGguf(ModelSource):
         """Write fp32 safetensors; rebuilt without the quantisation mark, which forbids any change of dtype."""
         _log.info("%s: converting %s to safetensors, once, in about half a minute", self.name, self.file)
         where = {"pretrained_model_name_or_path": str(package_folder(self.package)), "gguf_file": self.file}
-        quantised = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
-        config = AutoConfig.for_model(**_without_quantisation(quantised.config.to_dict()))
-        model = type(quantised)(config)
-        model.load_state_dict(quantised.state_dict())
-        tokenizer = AutoTokenizer.from_pretrained(**where)
-        write_folder_atomically(folder, model.save_pretrained, tokenizer.save_pretrained)
+        with working(f"convert {self.file}"):
+            quantised = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
+            config = AutoConfig.for_model(**_without_quantisation(quantised.config.to_dict()))
+            model = type(quantised)(config)
+            model.load_state_dict(quantised.state_dict())
+            tokenizer = AutoTokenizer.from_pretrained(**where)
+            write_folder_atomically(folder, model.save_pretrained, tokenizer.save_pretrained)
 
 
 def _sparse_folder(where: dict[str, Any]) -> Path | None:
@@ -275,7 +277,7 @@ def _with_zeros(folder: Path, config: PretrainedConfig) -> dict[str, Any]:
 def _content(folder: Path, cache: Path) -> dict[str, Any]:
     """Hashes of the weights and of all that says how they are used: config, tokenizer, index."""
     files = sorted({path for pattern in _NEEDED for path in folder.glob(pattern)})
-    return {"files": {path.name: known_hash(path, cache) for path in files}}
+    return {"files": {path.name: known_hash(path, cache) for path in progress(files, "hash", unit="file")}}
 
 
 def _folder(where: dict[str, Any]) -> Path | None:

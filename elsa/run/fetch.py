@@ -13,7 +13,7 @@ from elsa.config.prune import PruneConfig
 from elsa.data.windows import WindowReader
 from elsa.errors import UserError, under
 from elsa.files import file_hash, write_json
-from elsa.track.progress import progress
+from elsa.track.progress import progress, working
 
 
 def fetch(composed: DictConfig) -> None:
@@ -25,12 +25,14 @@ def fetch(composed: DictConfig) -> None:
         raise UserError("fetch: the hub cannot be reached; run this on a machine with network")
     mirror = Path(run.paths.mirror)
     hub.use_mirror(run.paths.mirror)
-    run.model.fetch(Path(run.paths.cache))
+    with working(f"fetch {run.model.name}"):
+        run.model.fetch(Path(run.paths.cache))
     if run.method.uses_data:
         with under("data"):
             run.data.check("train")
         _stream(run)
-    run.eval.fetch(mirror)
+    with working("fetch the evaluation's data"):
+        run.eval.fetch(mirror)
     files = sorted(path for path in mirror.rglob("*") if path.is_file() and path.name != "manifest.json")
     manifest: dict[str, dict[str, Any]] = {
         str(path.relative_to(mirror)): {"bytes": path.stat().st_size, "sha256": file_hash(path)}

@@ -24,6 +24,7 @@ from elsa.files import content_hash, file_hash, file_name, write_json
 from elsa.model.loading import ModelSource, Pretrained, limits
 from elsa.record.record import Record
 from elsa.run.saved import record_of
+from elsa.track.progress import progress
 
 _REPEATS = 0.2  # more of the n-grams than in the dense model's text, from which on it is said
 
@@ -107,7 +108,7 @@ def _said(run: GenerateConfig, name: str, source: ModelSource, device: str) -> l
     with _saying_what_else() if name == "dense" else nullcontext():
         model, tokenizer = source.load(Path(run.paths.cache), device)
     longest, texts = limits(model)["positions"], []
-    for prompt in run.prompts:
+    for prompt in progress(run.prompts, f"generate ({name})", unit="prompt"):
         ids = prompt_ids(tokenizer, prompt, chat=run.chat, bos=source.begin_with_bos)
         fits = longest is None or len(ids) + run.tokens <= longest
         require(fits, "tokens", run.tokens, f"with the {len(ids)} of the prompt at most {longest} for this model")

@@ -51,6 +51,7 @@ from elsa.sparsity.pattern import Pattern
 from elsa.track import Outcome, TrackedRun, Tracker
 from elsa.track.memory import peak_bytes, reset_peak
 from elsa.track.none import NoTracker
+from elsa.track.progress import progress
 
 _DENSE = {"_target_": "elsa.method.dense.Dense"}
 _MASK_CHANGES = TypeAdapter(dict[int, dict[str, float]])
@@ -433,4 +434,5 @@ def _with_scores_of(record: Record | None, pruned: Record) -> Record:
 
 def _weights_hashes(folder: Path) -> dict[str, str]:
     """SHA-256 of every file of weights: two runs gave the same bits exactly if these are equal."""
-    return {path.name: file_hash(path) for path in sorted(folder.glob("*.safetensors"))}
+    files = sorted(folder.glob("*.safetensors"))
+    return {path.name: file_hash(path) for path in progress(files, "hash", unit="file")}

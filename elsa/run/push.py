@@ -22,6 +22,7 @@ from elsa.publish.card import Published
 from elsa.publish.folder import check_export, public, stage
 from elsa.record.record import Record, read_record
 from elsa.run.saved import record_of
+from elsa.track.progress import working
 
 _MB = 1e6
 _LONG = 200  # characters of what the hub says
@@ -103,7 +104,8 @@ def _check_weights(run: PushConfig, record: Record, export: dict[str, Any] | Non
         print("  its record is of a time before weights were hashed: whether it is of these was not checked")
         return
     for path in Stored(run.model_folder).files:
-        same = hashes.get(path.name) == known_hash(path, Path(run.paths.cache))
+        with working(f"hash {path.name}"):
+            same = hashes.get(path.name) == known_hash(path, Path(run.paths.cache))
         require(same, "checkpoint", run.checkpoint, f"{path.name} is not the file that its {name} is of")
 
 
@@ -162,11 +164,12 @@ def _sent(run: PushConfig, staged: Path, name: str) -> tuple[str, bool]:
         require(private or not run.private, "private", "true", meant)
         if run.revision is not None:
             api.create_branch(run.repo, branch=run.revision, exist_ok=True)
-        commit = api.upload_folder(
-            repo_id=run.repo, folder_path=staged, revision=run.revision, delete_patterns=_WEIGHTS,
-            allow_patterns=sorted(path.name for path in staged.iterdir()),
-            commit_message=run.message or f"elsa push: {name}",
-        )  # fmt: skip
+        with working(f"send to {run.repo}"):
+            commit = api.upload_folder(
+                repo_id=run.repo, folder_path=staged, revision=run.revision, delete_patterns=_WEIGHTS,
+                allow_patterns=sorted(path.name for path in staged.iterdir()),
+                commit_message=run.message or f"elsa push: {name}",
+            )  # fmt: skip
     except UserError:
         raise
     except Exception as error:  # the hub's client lets through errors of many libraries

@@ -26,7 +26,7 @@ _LIKE_PRUNE = ("plan", "doctor", "fetch")  # take the same arguments
 def start(command: str, arguments: list[str]) -> None:
     """Run a subcommand. Raises `UserError` for what Hydra refuses."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed by Hydra
-    _quiet()
+    _quiet(command)
     show_on_console()
     OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
     shows = {"--cfg", "-c"}.intersection(argument.partition("=")[0] for argument in arguments)
@@ -42,12 +42,13 @@ def start(command: str, arguments: list[str]) -> None:
         raise UserError(f"{error.filename or 'a file of this run'}: {error.strerror}") from error
 
 
-def _quiet() -> None:
-    """What libraries say of themselves on every start is of no concern to a user."""
+def _quiet(command: str) -> None:
+    """What libraries say of themselves on every start is of no concern to a user; how far a download is, is."""
     for library in ("torchao", "torch.utils._pytree"):
         logging.getLogger(library).setLevel(logging.ERROR)
     os.environ["TRANSFORMERS_VERBOSITY"] = "error"  # read at its import, which may never come
-    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    if command != "fetch" or not sys.stderr.isatty():
+        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 
 
 def _compose_and_run(command: str) -> None:

@@ -12,6 +12,7 @@ import torch
 
 from elsa.errors import in_one_line
 from elsa.files import content_hash
+from elsa.track.progress import working
 
 _SOURCE = Path(__file__).parent / "products.cpp"
 _log = logging.getLogger(__name__)
@@ -31,10 +32,11 @@ def cpu_kernels() -> str | None:
     name = f"elsa_cpu_{content_hash([_processor(), torch.__version__, _SOURCE.read_text()])}"
     _log.debug("building %s, once", name)
     try:
-        cpp_extension.load(
-            name=name, sources=[str(_SOURCE)], extra_cflags=["-O3", "-fopenmp", *native], extra_ldflags=["-fopenmp"],
-            is_python_module=False,
-        )  # fmt: skip
+        with working("build the C++ kernel"):
+            cpp_extension.load(
+                name=name, sources=[str(_SOURCE)], extra_cflags=["-O3", "-fopenmp", *native],
+                extra_ldflags=["-fopenmp"], is_python_module=False,
+            )  # fmt: skip
     except (RuntimeError, OSError, ImportError) as error:
         reason = in_one_line(error, 200)
         _log.warning("no C++ kernel for sparse matrices, so slower ones are taken: %s", reason)
