@@ -4,7 +4,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from elsa.errors import UserError, require
+from elsa.errors import UserError, did_you_mean, require
+
+SORTED_BY = ("name", "model", "method", "sparsity", "perplexity", "seed", "age", "state", "size")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +97,48 @@ class StatusConfig:
 
     sweep: str | None
     paths: Paths
+
+
+@dataclass(frozen=True, kw_only=True)
+class Only:
+    """Which runs: globs over names, models and methods; null for all. `older_than`: days since a run last wrote."""
+
+    name: str | list[str] | None
+    model: str | list[str] | None
+    method: str | list[str] | None
+    sparsity: str | float | list[str | float] | None
+    seed: int | list[int] | None
+    state: str | list[str] | None
+    older_than: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunsConfig:
+    """What there is in `paths.outputs`, and what becomes of it.
+
+    `sort`: a column, with "-" before it for the largest first. `compare`: two runs. `delete`, `keep`, `unkeep`: names
+    of runs, beginnings of them, or globs. `yes`: delete without asking. `format`: null for a table on a terminal and
+    lines with tabs elsewhere.
+    """
+
+    only: Only
+    sort: str
+    compare: list[str] | None
+    delete: str | list[str]
+    keep: str | list[str]
+    unkeep: str | list[str]
+    yes: bool
+    format: str | None
+    paths: Paths
+
+    def __post_init__(self) -> None:
+        require(self.sort.removeprefix("-") in SORTED_BY, "sort", self.sort, did_you_mean(self.sort, SORTED_BY))
+        known = ("table", "tab", "json")
+        require(self.format in (None, *known), "format", self.format, did_you_mean(str(self.format), known))
+        two = self.compare is None or len(self.compare) == 2
+        require(two, "compare", self.compare, "two runs, for example compare=[a,b]")
+        acts = [name for name in ("compare", "delete", "keep", "unkeep") if getattr(self, name)]
+        require(len(acts) <= 1, " ".join(acts), "...", "one of them at a time")
 
 
 @dataclass(frozen=True, kw_only=True)

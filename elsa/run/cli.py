@@ -34,6 +34,7 @@ _FLAGS_WITH_VALUE = (
     "--config-dir",
 )
 _ACTS = {"-m": "-m", "--multirun": "-m", "-c": "--cfg", "--cfg": "--cfg", "-i": "--info", "--info": "--info"}
+_FILTERS = ("name", "model", "method", "sparsity", "seed", "state", "older_than")  # of runs: keys of `only`
 _OF_CFG = ("--resolve", "-p", "--package")
 _OUT_OF_MEMORY_WORDS = (
     "not enough memory", "can't allocate memory", "cannot allocate memory", "out of memory", "alloc_failed",
@@ -52,6 +53,7 @@ COMMANDS = {
     "bench": "how fast a saved model decodes, dense and sparse, and in how many bytes",
     "reproduce": "run a record again as it was, and say whether the bits are the same",
     "dashboard": "the Weights & Biases dashboard of a project, as code",
+    "runs": "what runs there are, two of them side by side, and which of them go or stay",
     "status": "the runs of the last sweep, and how far they are",
     "report": "tables, pictures and a page of finished runs or a sweep, averaged over seeds",
 }
@@ -102,6 +104,8 @@ def _run(arguments: list[str]) -> None:
         print(_help())
         return
     flags, overrides = _sorted(arguments)
+    if command == "runs":
+        overrides = [_as_filter(override) for override in overrides]
     for number, override in enumerate(overrides):
         _check_form(override, first=number == 0)
         _check_choice(override)
@@ -160,6 +164,11 @@ def _as_text(override: str) -> str:
         return override
     whole = re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", value)  # no interpolation
     return "prompt='" + re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + (r"\'" if found[2] else ""), whole) + "'"
+
+
+def _as_filter(override: str) -> str:
+    """`method=wanda` asks for runs here, where it chooses a config elsewhere."""
+    return f"only.{override}" if override.partition("=")[0] in _FILTERS else override
 
 
 def _check_choice(argument: str) -> None:

@@ -7,7 +7,7 @@ from elsa.run.cli import main
 
 
 @pytest.fixture
-def elsa(tmp_path, saved_model, corpus, monkeypatch, capsys):
+def elsa(tmp_path, request, monkeypatch, capsys):
     """Run `elsa <arguments>` in the test's folder; returns (exit code, stdout, stderr)."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ELSA_CACHE", str(tmp_path / "cache"))
@@ -15,7 +15,10 @@ def elsa(tmp_path, saved_model, corpus, monkeypatch, capsys):
     monkeypatch.setattr(logging.getLogger("elsa"), "handlers", [])
 
     def run(*arguments, model=True):
-        base = ["model=pretrained", "model.name=small", f"model.path={saved_model}", *corpus] if model else []
+        base = []
+        if model:
+            saved, corpus = map(request.getfixturevalue, ("saved_model", "corpus"))
+            base = ["model=pretrained", "model.name=small", f"model.path={saved}", *corpus]
         monkeypatch.setattr(sys, "argv", ["elsa", *arguments[:1], *base, *arguments[1:]])
         capsys.readouterr()
         try:
