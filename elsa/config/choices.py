@@ -5,6 +5,8 @@ from pathlib import Path
 from elsa.errors import did_you_mean, require
 from elsa.method.registry import check_registered, config_folders
 
+FORMATS = ("table", "tab", "json")  # of `elsa runs`, and what its list is sorted by
+SORTED_BY = ("name", "model", "method", "sparsity", "perplexity", "seed", "age", "state", "size")
 _PACKAGE = Path(__file__).resolve().parents[1]
 CONF = next(folder for folder in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if folder.is_dir())
 
@@ -12,6 +14,14 @@ CONF = next(folder for folder in (_PACKAGE / "conf", _PACKAGE.parent / "conf") i
 def choices(group: str) -> list[str]:
     """What can be chosen in a config group."""
     return sorted({path.stem for folder in _folders() for path in (folder / group).glob("*.yaml")})
+
+
+def all_choices(group: str) -> list[str]:
+    """The same with those in folders of the group, as finetuned/wanda."""
+    roots = [folder / group for folder in _folders()]
+    return sorted(
+        {path.relative_to(root).with_suffix("").as_posix() for root in roots for path in root.rglob("*.yaml")}
+    )
 
 
 def groups() -> list[str]:

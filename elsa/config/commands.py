@@ -4,9 +4,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from elsa.config.choices import FORMATS, SORTED_BY
 from elsa.errors import UserError, did_you_mean, require
-
-SORTED_BY = ("name", "model", "method", "sparsity", "perplexity", "seed", "age", "state", "size")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,8 +132,8 @@ class RunsConfig:
 
     def __post_init__(self) -> None:
         require(self.sort.removeprefix("-") in SORTED_BY, "sort", self.sort, did_you_mean(self.sort, SORTED_BY))
-        known = ("table", "tab", "json")
-        require(self.format in (None, *known), "format", self.format, did_you_mean(str(self.format), known))
+        known = self.format is None or self.format in FORMATS
+        require(known, "format", self.format, did_you_mean(str(self.format), FORMATS))
         two = self.compare is None or len(self.compare) == 2
         require(two, "compare", self.compare, "two runs, for example compare=[a,b]")
         acts = [name for name in ("compare", "delete", "keep", "unkeep") if getattr(self, name)]

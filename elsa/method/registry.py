@@ -5,19 +5,24 @@ A package adds the method `mine` with `[project.entry-points."elsa.methods"] min
 """
 
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from elsa.errors import UserError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 GROUP = "elsa.methods"
 _BUILT_IN = "elsa.method."
 
 
 @cache
-def added() -> dict[str, EntryPoint]:
+def added() -> "dict[str, EntryPoint]":
     """The entry points of other packages by the method's name. Raises `UserError` for a name that cannot be told."""
+    from importlib.metadata import entry_points  # late: elsa --version does without
+
     found: dict[str, EntryPoint] = {}
     for each in sorted(entry_points(group=GROUP), key=lambda each: each.name):
         if each.name in found:
@@ -75,7 +80,7 @@ def registered_name(kind: type) -> str:
     )
 
 
-def _class(entry: EntryPoint) -> object:
+def _class(entry: "EntryPoint") -> object:
     """What an entry point names; None if that is not there."""
     try:
         return entry.load()
@@ -90,6 +95,6 @@ def _config_folder(package: str) -> Path | None:
     return Path(next(iter(places))) / "conf" if places else None
 
 
-def _distribution(entry: EntryPoint) -> str:
+def _distribution(entry: "EntryPoint") -> str:
     """The name of the installed package that an entry point is from."""
     return f"package {entry.dist.name}" if entry.dist else "a package"

@@ -15,7 +15,6 @@ from elsa.files import read_json
 from elsa.record.upgrade import upgraded
 from elsa.sweep.manifest import is_running
 
-STATES = ("finished", "pruned", "running", "unfinished", "broken")
 _WRITTEN = ("config.json", "metrics.jsonl", "pruned.json", "result.json")  # by a run as it goes on
 _KEPT = "kept"  # a file in the folder of a run that is never deleted
 

@@ -5,8 +5,8 @@ import re
 import select
 import signal
 import sys
-from importlib.metadata import version
 
+from elsa import __version__
 from elsa.config.choices import choices, groups
 from elsa.errors import (
     LOST_RANK,
@@ -55,6 +55,7 @@ COMMANDS = {
     "dashboard": "the Weights & Biases dashboard of a project, as code",
     "runs": "what runs there are, two of them side by side, and which of them go or stay",
     "status": "the runs of the last sweep, and how far they are",
+    "completion": 'a script for bash, zsh or fish that completes all this: eval "$(elsa completion bash)"',
     "report": "tables, pictures and a page of finished runs or a sweep, averaged over seeds",
 }
 
@@ -96,12 +97,16 @@ def _is_loss(error: Exception) -> bool:
 def _run(arguments: list[str]) -> None:
     """Help and the mistakes that can be seen in the words alone are answered without Hydra."""
     if "--version" in arguments:
-        print(f"elsa {version('elsa')}")
+        print(f"elsa {__version__}")
         return
     wants_help = not arguments or bool({"-h", "--help"}.intersection(arguments))
     command = arguments.pop(0) if arguments and arguments[0] in COMMANDS else "prune"
     if wants_help:
         print(_help())
+        return
+    if command == "completion":
+        for line in _completed(arguments):
+            print(line)
         return
     flags, overrides = _sorted(arguments)
     if command == "runs":
@@ -112,6 +117,15 @@ def _run(arguments: list[str]) -> None:
     from elsa.run.start import start
 
     start(command, [*flags, *(map(_as_text, overrides) if command == "generate" else overrides)])
+
+
+def _completed(arguments: list[str]) -> list[str]:
+    """The script of a shell, or what it asks then."""
+    from elsa.run.completion import ASKED, candidates, script
+
+    if arguments[:1] == [ASKED]:
+        return candidates(arguments[-1], COMMANDS, (*_FLAGS, *_FLAGS_WITH_VALUE, "--help", "--version"))
+    return [script(" ".join(arguments))]
 
 
 def _sorted(arguments: list[str]) -> tuple[list[str], list[str]]:

@@ -21,7 +21,8 @@ from elsa.config.commands import Only, RunsConfig
 from elsa.config.compose import plain
 from elsa.errors import UserError, did_you_mean, require
 from elsa.files import explained, flattened, json_ready, remove
-from elsa.record.listing import STATES, Listed, is_kept, list_runs, set_kept
+from elsa.record import STATES
+from elsa.record.listing import Listed, is_kept, list_runs, set_kept
 from elsa.track.progress import progress
 
 _AGES = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"), (1.0, "s"))
