@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from elsa.errors import UserError as UserError
     from elsa.sparsity.pattern import Pattern as Pattern
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOME = dict.fromkeys(("Run", "evaluate", "load", "prune", "prune_model"), "elsa.api")
 _HOME |= {"Pattern": "elsa.sparsity.pattern", "UserError": "elsa.errors"}

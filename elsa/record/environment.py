@@ -1,6 +1,7 @@
 """What a run was made with: all that can move the last bits of a number."""
 
 import platform
+import shutil
 import subprocess
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -14,11 +15,9 @@ _LIBRARIES = ("elsa", "torch", "transformers", "tokenizers", "datasets", "safete
 
 def environment(device: str) -> dict[str, Any]:
     """Versions, the processors with their instructions, the number of threads, and the commit of the source tree."""
-    here = Path(__file__).parent
-    git = subprocess.run(["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     return {
         "python": platform.python_version(), "platform": platform.platform(),
-        "libraries": {name: _version(name) for name in _LIBRARIES}, "git_commit": git.stdout.strip() or None,
+        "libraries": {name: _version(name) for name in _LIBRARIES}, "git_commit": commit_of(Path(__file__)),
         "threads": torch.get_num_threads(), "cpu": _cpu(),
         "cpu_instructions": torch.backends.cpu.get_cpu_capability(), "device": device, "gpu": _gpu(device),
     }  # fmt: skip
@@ -31,6 +30,17 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     said = [f"{key} was {was} and is {given}" for key, was, given in flat if was is not None and was != given]
     silent = [key for key in ("threads", "cpu") if before.get(key) is None]
     return said + [f"{key} was not recorded and is {now[key]}" for key in silent]
+
+
+def commit_of(source: Path) -> str | None:
+    """The commit of the repository that holds this file; None for an installed package, whatever lies around it."""
+
+    def asked(*words: str) -> str:
+        command = ["git", "-C", str(source.parent), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+    is_ours = shutil.which("git") is not None and bool(asked("ls-files", source.name))
+    return asked("rev-parse", "HEAD") or None if is_ours else None
 
 
 def _version(name: str) -> str | None:

@@ -74,9 +74,8 @@ def _parsed(module: str) -> tuple[str, frozenset[str]]:
         return "", frozenset()
     tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
     own = module.partition(".")[0]
-    imported = frozenset(
-        each for each in _imports(tree) if each.partition(".")[0] in (own, "elsa") and _is_module(each)
-    )
+    within = (each for each in _imports(tree) if each.partition(".")[0] in (own, "elsa"))
+    imported = frozenset(each for each in within if each != "elsa" and _is_module(each))  # its front names all else
     for node in ast.walk(tree):
         _drop_docstring(node)
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest(), imported

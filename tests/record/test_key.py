@@ -78,6 +78,18 @@ def test_the_code_that_counts_is_what_is_imported_and_not_its_words(package, cha
     assert (package(**BASE) != package(**BASE | change)) == counts
 
 
+def test_neither_the_version_nor_what_shows_results_is_code_that_answers():
+    from elsa.record.key import _parsed
+
+    waiting, seen = {"elsa.model.loading", "elsa.method.wanda", "elsa.method.elsa"}, set()
+    while waiting:
+        module = waiting.pop()
+        seen.add(module)
+        waiting |= _parsed(module)[1] - seen
+    assert {"elsa.hub", "elsa.sparsity.pattern"} < seen
+    assert not [each for each in seen if each == "elsa" or each.startswith(("elsa.api", "elsa.run", "elsa.report"))]
+
+
 def test_a_key_is_a_question_and_a_code(monkeypatch):
     one, other = Key.of({"q": 1}, Part()), Key.of({"q": 2}, Part())
     assert one.code == other.code
