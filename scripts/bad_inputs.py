@@ -215,6 +215,33 @@ reproduce
 reproduce record=nope
 status
 status sweep=nope
+runs delete=[nope]
+runs delete=nope*
+runs 'delete=['"'"''"'"']'
+runs delete=3
+runs keep=[nope]
+runs unkeep=nope
+runs compare=[a,b]
+runs compare=[a]
+runs compare=a
+runs delete=[a] keep=[a]
+runs compare=[a,b] delete=[a]
+runs sort=weight
+runs sort=--size
+runs format=xml
+runs state=done
+runs seed=x
+runs 'seed=[x]'
+runs older_than=week
+runs older_than=nan
+runs older_than=-1
+runs yes=maybe
+runs methd=wanda
+runs only.nope=x
+runs delete
+completion
+completion csh
+completion bash zsh
 dashboard
 fetch
 fetch paths.mirror=m

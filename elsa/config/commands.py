@@ -110,6 +110,9 @@ class Only:
     state: str | list[str] | None
     older_than: float | None
 
+    def __post_init__(self) -> None:
+        require(self.older_than is None or self.older_than >= 0, "older_than", self.older_than, "days, 0 or more")
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunsConfig:
@@ -137,7 +140,8 @@ class RunsConfig:
         two = self.compare is None or len(self.compare) == 2
         require(two, "compare", self.compare, "two runs, for example compare=[a,b]")
         acts = [name for name in ("compare", "delete", "keep", "unkeep") if getattr(self, name)]
-        require(len(acts) <= 1, " ".join(acts), "...", "one of them at a time")
+        if len(acts) > 1:
+            raise UserError(f"{' and '.join(acts)}: one of them at a time")
 
 
 @dataclass(frozen=True, kw_only=True)

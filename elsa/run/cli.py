@@ -100,7 +100,8 @@ def _run(arguments: list[str]) -> None:
         print(f"elsa {__version__}")
         return
     wants_help = not arguments or bool({"-h", "--help"}.intersection(arguments))
-    command = arguments.pop(0) if arguments and arguments[0] in COMMANDS else "prune"
+    named = bool(arguments) and arguments[0] in COMMANDS
+    command = arguments.pop(0) if named else "prune"
     if wants_help:
         print(_help())
         return
@@ -112,7 +113,7 @@ def _run(arguments: list[str]) -> None:
     if command == "runs":
         overrides = [_as_filter(override) for override in overrides]
     for number, override in enumerate(overrides):
-        _check_form(override, first=number == 0)
+        _check_form(override, first=number == 0 and not named)
         _check_choice(override)
     from elsa.run.start import start
 

@@ -165,7 +165,7 @@ def test_what_is_at_work_is_never_deleted(runs):
         ("keep=[../runs/nope]", "keep=../runs/nope: no such run"),
         ("compare=[a-*,a-dense]", "compare=a-*: 4 runs have such a name; one is wanted"),
         ("compare=[a-dense]", "compare=['a-dense']: two runs, for example compare=[a,b]"),
-        ("keep=[a-dense] delete=[a-dense]", "delete keep=...: one of them at a time"),
+        ("keep=[a-dense] delete=[a-dense]", "delete and keep: one of them at a time"),
         ("sort=sise", "sort=sise: did you mean 'size'?"),
         ("state=finishd", "only.state=finishd: did you mean 'finished'?"),
         ("format=xml", "format=xml: known: json, tab, table"),
