@@ -24,6 +24,7 @@ from elsa.distributed.ranks import ONE, Ranks
 from elsa.errors import Stopped, UserError, in_one_line
 from elsa.files import folder_for_all, remove, remove_leftovers, write_atomically
 from elsa.signals import heeded
+from elsa.track.progress import working
 from elsa.tree import with_tensors
 
 _log = logging.getLogger(__name__)
@@ -111,7 +112,8 @@ class RunCheckpoints:
         while self._read is None and (files := self._ranks.once(self._files)):
             path = files[-1]
             try:
-                self._read = path, self._state_in(path)
+                with working("read the state"):
+                    self._read = path, self._state_in(path)
             except UserError as error:
                 self._broken.append(path)
                 then = "an older one is tried" if files[:-1] else "there is no other, so training starts anew"

@@ -96,7 +96,8 @@ class Harness(Evaluation):
         """Load the tasks and look at their first documents."""
         if self.limit is not None:
             _log.info("%s on the first %d documents of each task only: limited scores", self._title, self.limit)
-        return load_tasks(self._single, None if self.mirror is None else Path(self.mirror))
+        with working("load the tasks"):
+            return load_tasks(self._single, None if self.mirror is None else Path(self.mirror))
 
     def evaluate(self, subject: Subject, prepared: dict[str, "Task"]) -> dict[str, dict[str, Any]]:
         with working("hash the weights"):

@@ -19,6 +19,7 @@ from elsa.data.scored import IGNORED, next_tokens, token_ids
 from elsa.distributed.ranks import ONE, Ranks
 from elsa.errors import UserError
 from elsa.model.weights import decoder_blocks, text_part, without_head
+from elsa.track.progress import progress
 from elsa.train.release import releasing
 
 
@@ -193,7 +194,7 @@ def squared_gradients(
         sums[name].add_(gradient.float().square(), alpha=1 / len(windows_NL))
 
     with releasing(parameters, add):
-        for number in ranks.share_of(len(windows_NL)):
+        for number in progress(ranks.share_of(len(windows_NL)), "weigh the gradients", unit="window"):
             window_1L = windows_NL[number : number + 1].to(device, torch.long)
             next_token_loss(model, window_1L).backward(inputs=list(parameters.values()))
     return {name: ranks.sum_(each) for name, each in sums.items()}
