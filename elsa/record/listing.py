@@ -14,6 +14,7 @@ from elsa.errors import UserError
 from elsa.files import read_json
 from elsa.record.upgrade import upgraded
 from elsa.sweep.manifest import is_running
+from elsa.track.progress import progress
 
 _WRITTEN = ("config.json", "metrics.jsonl", "pruned.json", "result.json")  # by a run as it goes on
 _KEPT = "kept"  # a file in the folder of a run that is never deleted
@@ -50,7 +51,7 @@ class Listed:
 def list_runs(outputs: Path) -> list[Listed]:
     """All runs below `outputs`, by name."""
     folders = sorted(each for each in (outputs / "runs").glob("[!.]*") if each.is_dir())
-    return [listed(folder) for folder in folders]
+    return [listed(folder) for folder in progress(folders, "read", unit="run")]
 
 
 def listed(folder: Path) -> Listed:

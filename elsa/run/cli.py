@@ -53,10 +53,10 @@ COMMANDS = {
     "bench": "how fast a saved model decodes, dense and sparse, and in how many bytes",
     "reproduce": "run a record again as it was, and say whether the bits are the same",
     "dashboard": "the Weights & Biases dashboard of a project, as code",
-    "runs": "what runs there are, two of them side by side, and which of them go or stay",
     "status": "the runs of the last sweep, and how far they are",
-    "completion": 'a script for bash, zsh or fish that completes all this: eval "$(elsa completion bash)"',
+    "runs": "what runs there are, two of them side by side, and which of them go or stay",
     "report": "tables, pictures and a page of finished runs or a sweep, averaged over seeds",
+    "completion": 'a script for bash, zsh or fish that completes all this: eval "$(elsa completion bash)"',
 }
 
 
@@ -216,6 +216,7 @@ def _help() -> str:
         "  --cfg job    print the resolved config and stop", "",
         "examples:", "  elsa experiment=quickstart", "  elsa method=wanda sparsity=2of4",
         "  elsa -m method=wanda,elsa sparsity.ratio=0.5,0.9", "  elsa evaluate checkpoint=outputs/runs/<run>",
+        "  elsa runs method=elsa sort=perplexity",
     ]  # fmt: skip
     return "\n".join(lines)
 
