@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from elsa.config.build import build
 from elsa.config.choices import CONF, choices, groups
-from elsa.config.commands import DashboardConfig, ReportConfig
+from elsa.config.commands import DashboardConfig, ReportConfig, RunsConfig
 from elsa.config.compose import compose
 from elsa.config.deploy import ExportConfig
 from elsa.config.prune import EvaluateConfig, PruneConfig
@@ -89,6 +89,7 @@ def test_the_other_commands_build():
     build(EvaluateConfig, compose("checkpoint=x", command="evaluate"))
     build(ReportConfig, compose(command="report"))
     build(DashboardConfig, compose("entity=us", command="dashboard"))
+    build(RunsConfig, compose(command="runs"))
     for form in choices("export"):
         build(ExportConfig, compose("checkpoint=x", f"export={form}", command="export"))
 

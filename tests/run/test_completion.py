@@ -81,13 +81,15 @@ def test_runs_and_sweeps_are_completed_from_their_folders(tmp_path, monkeypatch)
     assert after("elsa evaluate paths.outputs=there checkpoint=") == []
 
 
-def test_a_broken_file_of_another_package_is_passed_over(tmp_path, monkeypatch):
+def test_methods_of_other_packages_are_completed_and_a_broken_file_is_passed_over(tmp_path, monkeypatch):
     (tmp_path / "method").mkdir()
-    (tmp_path / "method/mine.yaml").write_text("{")
+    (tmp_path / "method/mine.yaml").write_text("_target_: pack.mine.Mine\npower: 1.0\n")
+    (tmp_path / "method/broken.yaml").write_text("{")
     for module in ("elsa.config.choices", "elsa.run.completion"):
         monkeypatch.setattr(f"{module}.config_folders", lambda: [tmp_path])
     assert after("elsa method=min") == ["method=mine"]
-    assert after("elsa method=mine method.") == []
+    assert after("elsa method=mine method.") == ["method.power="]
+    assert after("elsa method=broken method.") == []
 
 
 def test_choices_in_folders_are_found():
