@@ -5,6 +5,7 @@ argcomplete and shtab complete the options of an argparse parser, of which this 
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +52,8 @@ def candidates(line: str, commands: Iterable[str], flags: Iterable[str]) -> list
 
 def _keys(tree: Mapping[str, Any], typed: str) -> Iterator[str]:
     above, dot, last = typed.rpartition(".")
-    node = _at(tree, above)
-    for name in sorted(map(str, node)):
+    for name, inner in sorted(((str(name), inner) for name, inner in _at(tree, above).items()), key=itemgetter(0)):
         if name.startswith(last):
-            inner = node[name]
             if above or isinstance(inner, _Group) or not isinstance(inner, Mapping):
                 yield f"{above}{dot}{name}="
             if isinstance(inner, Mapping) and inner and name != _LAUNCHER:
