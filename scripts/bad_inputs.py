@@ -211,6 +211,8 @@ push checkpoint=. repo=a/b license=MIT!
 push checkpoint=. repo=../b license=mit
 report
 report 'records=[nope]'
+report every=0
+report every=30
 reproduce
 reproduce record=nope
 status

@@ -64,10 +64,17 @@ class SavedModel:
 
 @dataclass(frozen=True, kw_only=True)
 class ReportConfig:
-    """Tables of finished runs. `records`: folders that are searched for `result.json`, or files of `elsa report`."""
+    """Tables of finished runs. `records`: folders that are searched for `result.json`, or files of `elsa report`.
+
+    `every`: seconds after which the page is made anew while a sweep among them goes on; null makes it once.
+    """
 
     records: list[str]
+    every: int | None
     paths: Paths
+
+    def __post_init__(self) -> None:
+        require(self.every is None or self.every >= 1, "every", self.every, "seconds, at least 1, or null")
 
     def check(self) -> None:
         for folder in self.records:

@@ -8,7 +8,7 @@ of their own, and a method with several settings at one pattern gets a row for e
 import csv
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
@@ -49,6 +49,7 @@ class Cell:
     values: list[float] = field(default_factory=list)
     runs: list[str] = field(default_factory=list)
     errors: list[float] = field(default_factory=list)
+    seeds: list[int | None] = field(default_factory=list)
 
     @property
     def mean(self) -> float:
@@ -69,7 +70,9 @@ class Cell:
         return self.spread or (fmean(self.errors) if self.errors else 0.0)
 
     def __add__(self, other: "Cell") -> "Cell":
-        return Cell(self.values + other.values, self.runs + other.runs, self.errors + other.errors)
+        return Cell(
+            self.values + other.values, self.runs + other.runs, self.errors + other.errors, self.seeds + other.seeds
+        )  # fmt: skip
 
     def __str__(self) -> str:
         digits = 2 if self.mean < 100 else 0
@@ -86,7 +89,8 @@ class Difference(Cell):
     def __add__(self, other: Cell) -> "Difference":
         assert isinstance(other, Difference)
         intervals = self.intervals + other.intervals
-        return Difference(self.values + other.values, self.runs + other.runs, intervals=intervals)
+        seeds = self.seeds + other.seeds
+        return Difference(self.values + other.values, self.runs + other.runs, seeds=seeds, intervals=intervals)
 
     def __str__(self) -> str:
         if self.spread is not None:
@@ -106,7 +110,9 @@ class Grid:
 
     Rows go from bad to good. Those of papers are named "… (published)" and have no run; they and the dense model are
     never the best. `notes` say where the papers' numbers were read. `lowest_wins`: perplexities do, accuracies do not.
-    `ranked`: the one column that has a best row; None for all.
+    `ranked`: the one column that has a best row; None for all. `methods`: of each row. `kinds`: of each pattern, how
+    its zeros are spread; lines join patterns of one kind, N:M none. `measure`: what is in the cells. `dense`: scores of
+    the unpruned model, and of what was made of it without zeros, by method. `place`: where it was measured, in words.
     """
 
     title: str
@@ -116,6 +122,11 @@ class Grid:
     notes: list[str] = field(default_factory=list)
     lowest_wins: bool = True
     ranked: str | None = None
+    methods: dict[str, str] = field(default_factory=dict)
+    kinds: dict[str, str] = field(default_factory=dict)
+    measure: str = "perplexity"
+    place: str = ""
+    dense: dict[str, Cell] = field(default_factory=dict)
 
     def text(self, row: str, column: str) -> str:
         """The cell as a table shows it; `--` where there is no run."""
@@ -123,13 +134,16 @@ class Grid:
 
     def best(self, column: str) -> str | None:
         """The row with the best mean of the pruned ones, None if the column holds a single number or has no best."""
+        order = self.order(column)
+        return order[0] if len(order) > 1 else None
+
+    def order(self, column: str) -> list[str]:
+        """The rows with runs, the dense model's apart, by their means from the best; none if the column has no best."""
         if self.ranked not in (None, column):
-            return None
+            return []
         found = {row: self.cells[row, column] for row in self.rows if (row, column) in self.cells and row != _DENSE}
         means = {row: cell.mean for row, cell in found.items() if cell.runs and not math.isnan(cell.mean)}
-        if len(means) < 2:
-            return None
-        return min(means, key=means.__getitem__) if self.lowest_wins else max(means, key=means.__getitem__)
+        return sorted(means, key=means.__getitem__, reverse=not self.lowest_wins)
 
 
 def scored_alike(records: list[Record]) -> list[tuple[str, tuple[Any, ...], list[Record]]]:
@@ -157,6 +171,11 @@ def _model_key(record: Record) -> str:
 
 def _grid(model: str, name: str, protocol: tuple[Any, ...], records: list[Record]) -> Grid:
     (windows, length, split), loaded = protocol[:3], protocol[-1]
+    unpruned: dict[str, Cell] = {}
+    for record in records:
+        if record["pattern"] == _DENSE:
+            own = _one(record, record["perplexity"][name]["perplexity"])
+            unpruned[record["method"]] = unpruned.get(record["method"], Cell()) + own
     dense = sorted({in_words(r["perplexity"][name]["perplexity"], 2) for r in records if r["pattern"] == _DENSE})
     title = f"{model}, perplexity on {name} ({windows} {split} windows of {length} tokens"
     title += f", {loaded}" if loaded else ""
@@ -165,9 +184,8 @@ def _grid(model: str, name: str, protocol: tuple[Any, ...], records: list[Record
     labels = row_labels(pruned)
     cells: dict[tuple[str, str], Cell] = {}
     for record in pruned:
-        cell = cells.setdefault((labels[record["name"]], record["pattern"]), Cell())
-        cell.values.append(record["perplexity"][name]["perplexity"])
-        cell.runs.append(record["name"])
+        place = (labels[record["name"]], record["pattern"])
+        cells[place] = cells.get(place, Cell()) + _one(record, record["perplexity"][name]["perplexity"])
     theirs = published(model, name)
     for number in theirs:
         cells[f"{number.method} (published)", number.sparsity.name] = Cell([number.perplexity])
@@ -180,7 +198,17 @@ def _grid(model: str, name: str, protocol: tuple[Any, ...], records: list[Record
         found = fmean(math.log(cell.mean) for (its_row, _), cell in cells.items() if its_row == row)
         return math.inf if math.isnan(found) else found
 
-    return Grid(title, sorted({row for row, _ in cells}, key=height, reverse=True), patterns, cells, notes)
+    return Grid(
+        title, sorted({row for row, _ in cells}, key=height, reverse=True), patterns, cells, notes,
+        methods=_methods(pruned, labels)
+        | {f"{number.method} (published)": number.method for number in theirs},
+        kinds={pattern: "N:M" if is_group else shares for pattern, (is_group, shares, *_) in orders.items()},
+        place=f"{model}, {name}", dense=unpruned,
+    )  # fmt: skip
+
+
+def _one(record: Record, value: float, errors: Sequence[float] = ()) -> Cell:
+    return Cell([value], [record["name"]], list(errors), [record.get("seed")])
 
 
 def _order(record: Record) -> tuple[bool, str, float, str]:
@@ -249,20 +277,28 @@ def _generation_grid(model: str, pattern: str, name: str, records: list[Record])
     limited = "" if first["limit"] is None else f"; limited to the first {first['limit']} documents"
     how = f"acc: {task.get('accuracy', 'none')}; {task['num_fewshot']}-shot; up to {task['max_new_tokens']} tokens"
     return Grid(
-        f"{model} at {pattern}, {name} ({how}{limited})", rows, there, cells, lowest_wins=False, ranked=accuracy
-    )
+        f"{model} at {pattern}, {name} ({how}{limited})", rows, there, cells, lowest_wins=False, ranked=accuracy,
+        methods=_methods(records, labels), measure="accuracy", place=f"{model} at {pattern}, {name}",
+    )  # fmt: skip
+
+
+def _methods(records: list[Record], labels: dict[str, str]) -> dict[str, str]:
+    """{row: method}."""
+    return {labels[record["name"]]: record["method"] for record in records}
 
 
 def _written(record: Record, name: str) -> dict[str, Cell]:
     """The cells of a run: each measure, and its difference to the dense model's where they are paired."""
-    score, run = record["generation"]["tasks"][name], record["name"]
+    score = record["generation"]["tasks"][name]
     pairs, found = record.get(against_dense("generation"), {}).get(name, {}), dict[str, Cell]()
     for measure, (column, factor) in _WRITTEN.items():
         if measure in score:
-            found[column] = Cell([factor * score[measure]], [run])
+            found[column] = _one(record, factor * score[measure])
         if measure in pairs:
             difference, low, high = (factor * pairs[measure][key] for key in ("difference", "low", "high"))
-            found[column + _AGAINST] = Difference([difference], [run], intervals=[(low, high)])
+            found[column + _AGAINST] = Difference(
+                [difference], [record["name"]], seeds=[record.get("seed")], intervals=[(low, high)]
+            )
     return found
 
 
@@ -274,14 +310,16 @@ def _accuracy_grid(model: str, pattern: str, records: list[Record]) -> Grid:
         scores = record["zero_shot"]
         columns = {n: (task["acc"], [task["acc_stderr"]]) for n, task in scores["tasks"].items() if "acc" in task}
         for column, (accuracy, errors) in (columns | {"mean": (scores["average_acc"], [])}).items():
-            cell = cells.setdefault((labels[record["name"]], column), Cell())
-            cell.values.append(100 * accuracy)
-            cell.errors += [100 * error for error in errors]
-            cell.runs.append(record["name"])
+            place = (labels[record["name"]], column)
+            cell = _one(record, 100 * accuracy, [100 * error for error in errors])
+            cells[place] = cells.get(place, Cell()) + cell
     rows = sorted(dict.fromkeys(labels.values()), key=lambda row: cells[row, "mean"].mean)
     title = f"{model} at {pattern}, zero-shot accuracy in % (acc{limited})"
     names = [name for name, task in first["tasks"].items() if "acc" in task]
-    return Grid(title, rows, [*names, "mean"], cells, lowest_wins=False)
+    return Grid(
+        title, rows, [*names, "mean"], cells, lowest_wins=False, methods=_methods(records, labels),
+        measure="zero-shot accuracy", place=f"{model} at {pattern}, mean of {len(names)} task{'s'[: len(names) > 1]}",
+    )  # fmt: skip
 
 
 def row_labels(records: list[Record]) -> dict[str, str]:

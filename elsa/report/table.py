@@ -88,12 +88,12 @@ def print_generation(records: list[Record]) -> None:
     scored = [record for record in records if "generation" in record]
     limited = any(record["generation"]["limit"] for record in scored)
     table = Table(title="generation" + (", limited" if limited else ""))
-    for header in ("method", *GENERATION_COLUMNS):
-        table.add_column(header, justify="left" if header in ("method", "task", "metrics") else "right")
+    for header in ("method", "sparsity", *GENERATION_COLUMNS):
+        table.add_column(header, justify="left" if header in ("method", "sparsity", "task", "metrics") else "right")
     for record in scored:
         for row in generation_rows(record["generation"], record.get(against_dense("generation"), {})):
-            table.add_row(record.get("method", ""), *row)
-    console(180).print(table)
+            table.add_row(record.get("method", ""), record.get("pattern", ""), *row)
+    console(190).print(table)
 
 
 def print_zero_shot(records: list[Record]) -> None:
@@ -104,9 +104,9 @@ def print_zero_shot(records: list[Record]) -> None:
     scored = [record for record in records if "zero_shot" in record]
     others = any(_other_metrics(score) for record in scored for score in record["zero_shot"]["tasks"].values())
     table = Table(title="zero-shot accuracy" + (", limited" if any(r["zero_shot"]["limit"] for r in scored) else ""))
-    headers = ["method", "task", "acc", "acc_norm", "n", "against dense", "answers lost, gained"]
+    headers = ["method", "sparsity", "task", "acc", "acc_norm", "n", "against dense", "answers lost, gained"]
     for header in [*headers, *(["other metrics"] if others else [])]:
-        table.add_column(header, justify="left" if header in ("method", "task") else "right")
+        table.add_column(header, justify="left" if header in ("method", "sparsity", "task") else "right")
     for record in scored:
         for name, score in record["zero_shot"]["tasks"].items():
             norm = f"{score['acc_norm']:.3f} ± {score['acc_norm_stderr']:.3f}" if "acc_norm_stderr" in score else "--"
@@ -115,7 +115,7 @@ def print_zero_shot(records: list[Record]) -> None:
             flips = f"{pair['lost']}, {pair['gained']}" if pair else "--"
             accuracy = f"{score['acc']:.3f} ± {score['acc_stderr']:.3f}" if "acc" in score else "--"
             cells = [accuracy, norm, f"{score['n']}", change, flips, *([_other_metrics(score)] if others else [])]
-            table.add_row(record.get("method", ""), name, *cells)
+            table.add_row(record.get("method", ""), record.get("pattern", ""), name, *cells)
     console(140).print(table)
 
 

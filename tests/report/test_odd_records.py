@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 
 from elsa.record.record import parsed, views
-from elsa.report import figure
+from elsa.report import figure, picture
+from elsa.report.chart import chart
 from elsa.report.grid import accuracy_grids, csv_cells, grids, latex_grid, markdown_grid
-from elsa.report.page import page
+from elsa.report.page import Progress, page
+from elsa.report.run_page import run_page
+from elsa.report.style import Styles
 from elsa.report.table import columns, markdown_table, print_tables
-from elsa.run.report import _write
+from elsa.run.report import _Found, _write
 from tests.record.records import answered, record
 
 EVIL = "<script>alert(1)</script>\"'&"
@@ -52,19 +55,60 @@ def evil(method, seed, **scores):
     return view | {"name": f"{EVIL}{seed}"}
 
 
+ELEMENTS = {
+    "html", "head", "meta", "title", "style", "body", "h1", "h2", "h3", "p", "b", "span", "a", "ul", "li", "dl", "dt",
+    "dd", "div", "table", "thead", "tbody", "tr", "th", "td", "button", "figure", "figcaption", "svg", "path", "script",
+    "progress", "pre",
+}  # fmt: skip
+ATTRIBUTES = {
+    "lang", "charset", "name", "content", "class", "scope", "type", "id", "title", "href", "data-key", "data-row",
+    "aria-pressed", "aria-hidden", "viewbox", "width", "height", "d", "stroke", "stroke-width", "stroke-dasharray",
+    "fill", "http-equiv", "max", "value", "src",
+}  # fmt: skip
+
+
 def test_no_string_of_a_record_becomes_an_element_or_an_attribute_of_the_page(tmp_path):
     records = [evil("a", 0), evil("b", 1)]
     every = grids(records) + accuracy_grids(records)
     assert any(EVIL in row for grid in every for row in grid.rows)
     every[0].notes.append(EVIL)
-    picture = tmp_path / f"{EVIL.replace('/', '')}.png"
-    picture.write_bytes(b"png")
-    elements = Elements(page(every, [picture], records, [EVIL]))
-    assert {tag for tag, _ in elements.found} <= {
-        "html", "meta", "title", "style", "h1", "h2", "table", "tr", "th", "td", "span", "b", "p", "img", "ul", "li",
-    }  # fmt: skip
-    assert set().union(*(keys for _, keys in elements.found)) == {"lang", "charset", "title", "alt", "src"}
+    styles = picture.report_styles(every, [])
+    pictures = [picture.grid_picture(every[0], styles, "perplexity_0"), picture.pareto_picture(records, EVIL, EVIL)]
+    pictures.append(picture.convergence_picture({EVIL: [(EVIL, EVIL, EVIL, LINES)]}, styles, EVIL, EVIL))
+    progress = Progress(30, {"done": 1, "running": 1}, [[EVIL] * 4])
+    text = page(every, pictures, records, [EVIL], styles=styles, folders={EVIL + "0": EVIL}, progress=progress)
+    elements = Elements(text)
+    assert {tag for tag, _ in elements.found} <= ELEMENTS
+    assert set().union(*(keys for _, keys in elements.found)) <= ATTRIBUTES - {"src"}
+    assert sum(tag == "script" for tag, _ in elements.found) == 3
     assert "".join(elements.text).count("<script>") > 10, "they are there, as text"
+
+
+def test_no_string_of_a_record_becomes_an_element_or_an_attribute_of_a_runs_page(tmp_path):
+    whole = answered(method=EVIL, model=EVIL, name=EVIL, settings={EVIL: EVIL}, facts={"verdict": EVIL})
+    whole["evaluations"][0]["zero_shot"]["tasks"] = {EVIL: whole["evaluations"][0]["zero_shot"]["tasks"]["rte"]}
+    lines = [line | {EVIL: line["loss"]} for line in LINES]
+    said = [(EVIL, {EVIL: EVIL})]
+    text = run_page(whole, tmp_path, tmp_path / EVIL.replace("/", ""), lines, {1: {EVIL: 0.5}, 2: {EVIL: 0.1}}, said)
+    elements = Elements(text)
+    assert {tag for tag, _ in elements.found} <= ELEMENTS
+    assert set().union(*(keys for _, keys in elements.found)) <= ATTRIBUTES
+    assert sum(tag == "script" for tag, _ in elements.found) == 3
+    assert "".join(elements.text).count("<script>") > 10
+
+
+def test_what_the_mouse_is_told_is_no_html_and_names_no_column():
+    """Bokeh escapes what stands in columns; what all points share stands in its template."""
+    facts = (("row", EVIL + "@x $y @fact0{safe}"),)
+    points = tuple(picture.Point(at, 1.0, 1.0, 1.0, facts) for at in range(2))
+    series = picture.Series(EVIL, Styles([])["a"], points)
+    made = chart(picture.Panel(picture.Axis(r"$$x$$ \(y\)"), picture.Axis("y"), (series,)), {})
+    (hover,) = (tool for tool in made["doc"]["roots"][0]["attributes"]["toolbar"]["attributes"]["tools"]
+                if tool["name"] == "HoverTool")  # fmt: skip
+    ((_, template),) = hover["attributes"]["tooltips"]
+    assert not set(template) & set("<>\"'@$")
+    assert "$$" not in json.dumps(made)
+    assert r"\\(" not in json.dumps(made)
 
 
 def test_no_string_of_a_record_begins_html_in_markdown_or_a_cell():
@@ -91,11 +135,15 @@ def test_brackets_in_names_are_no_markup(capsys):
     assert "data=[/tmp/a.txt]" in out
 
 
+LINES = [{"step": 8.0, "loss": 3.0}, {"step": 16.0, "loss": 2.0, "probe_loss": 2.5, "probe_loss_sparse": 4.0}]
 ODD = [math.inf, math.nan, 1e300, 1e-300, 20.0]
 
 
-@pytest.mark.parametrize("several", [False, True])
-@pytest.mark.parametrize("values", [*([each, each] for each in ODD[:4]), ODD, [1.7e308, 1.7e308]])
+@pytest.mark.parametrize(
+    ("values", "several"),
+    [([math.inf] * 2, False), ([math.nan] * 2, True), ([1e300] * 2, False), ([1e-300] * 2, True), (ODD, True),
+     ([1.7e308] * 2, False)],
+)  # fmt: skip
 def test_numbers_that_no_axis_has_are_words_in_the_tables_and_stay_out_of_the_pictures(tmp_path, values, several):
     ratios = [0.5, 0.9] if several else [0.5]
     whole = [
@@ -104,14 +152,15 @@ def test_numbers_that_no_axis_has_are_words_in_the_tables_and_stay_out_of_the_pi
         for ratio in ratios for seed, value in enumerate(values)
     ]  # fmt: skip
     whole = [parsed(json.dumps(each), "here") for each in [*whole, record("dense", "dense", values[0])]]
-    _write(tmp_path, [(each, None) for each in whole], [])
+    _write(tmp_path, "a", _Found([(each, None) for each in whole]))
+    folder = tmp_path / "reports" / "a"
     figure.perplexity_figure([view for each in whole for view in views(each)], tmp_path / "sweep.png")
-    assert (tmp_path / "perplexity_0.png").stat().st_size > 5_000
+    assert (folder / "perplexity_0.png").stat().st_size > 5_000
     assert (tmp_path / "sweep.png").stat().st_size > 5_000
-    assert all(len(line) < 2_000 for line in (tmp_path / "tables.md").read_text().splitlines())
-    assert bool(list(tmp_path.glob("cost_*"))) == (20.0 in values), "no picture without a point"
-    assert not {"NaN", "Infinity"} & set((tmp_path / "records.jsonl").read_text().replace(",", " ").split())
-    again = [parsed(line, "bundle") for line in (tmp_path / "records.jsonl").read_text().splitlines()]
+    assert all(len(line) < 2_000 for line in (folder / "tables.md").read_text().splitlines())
+    assert bool(list(folder.glob("cost_*"))) == (20.0 in values), "no picture without a point"
+    assert not {"NaN", "Infinity"} & set((folder / "records.jsonl").read_text().replace(",", " ").split())
+    again = [parsed(line, "bundle") for line in (folder / "records.jsonl").read_text().splitlines()]
     assert len(again) == len(whole)
 
 
@@ -145,25 +194,24 @@ def test_a_dollar_in_a_name_begins_no_formula(tmp_path):
     odd = [record(rf"$\frac{{{name}", model="$_{$", name=name, settings={name: 1}) for name in "ab"]
     views_of = [view for each in odd for view in views(each)]
     (grid,) = grids(views_of)
-    figure.grid_figure(grid, tmp_path / "a.png")
-    figure.pareto_figure(views_of, "held_out", tmp_path / "b.png")
+    figure.draw(picture.grid_picture(grid, Styles([]), "a"), tmp_path / "a.png")
+    figure.draw(picture.pareto_picture(views_of, "held_out", "b"), tmp_path / "b.png")
     figure.perplexity_figure(views_of, tmp_path / "c.png")
     figure.sparsity_figure(odd[0], tmp_path / "d.png")
-    figure.convergence_figure({"$^$": [("$_$", [{"step": 1.0, "loss": 2.0}])]}, "$^$", tmp_path / "e.png")
+    curves = {"$^$": [("$_$", "$_$", "a", [{"step": 1.0, "loss": 2.0}])]}
+    figure.draw(picture.convergence_picture(curves, Styles([]), "e", "$^$"), tmp_path / "e.png")
 
 
-def test_a_curve_keeps_out_what_has_no_logarithm(tmp_path, monkeypatch):
-    drawn = []
-    monkeypatch.setattr(figure, "_save", lambda made, path, dpi: drawn.append(made))
+def test_a_curve_keeps_out_what_has_no_logarithm():
     lines = [{"step": step, "loss": loss} for step, loss in enumerate([math.nan, math.inf, 0.0, -1.0, 3.0])]
     lines.append({"loss": 5.0})
-    figure.convergence_figure({"50%": [("elsa", lines)]}, "title", tmp_path / "a.png")
-    assert list(drawn[0].axes[0].lines[0].get_ydata()) == [3.0]
+    made = picture.convergence_picture({"50%": [("elsa", "elsa", "a", lines)]}, Styles([]), "a", "title")
+    assert [point.y for point in made.series[0].points] == [3.0]
 
 
 def test_all_weights_zero_have_no_place_on_a_log_axis(tmp_path):
     gone = record(sparsity={"counted": 1.0, "zeros": 100, "numel": 100, "tensors": {}})
-    figure.pareto_figure(views(gone), "held_out", tmp_path / "a.png")
+    figure.draw(picture.pareto_picture(views(gone), "held_out", "a"), tmp_path / "a.png")
     assert (tmp_path / "a.png").stat().st_size > 5_000
 
 
@@ -175,9 +223,10 @@ def test_a_name_leads_no_picture_out_of_the_report(tmp_path, capsys):
     run.mkdir()
     (run / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
     folder = tmp_path / "reports" / "a"
-    _write(folder, [(away, run)], [])
+    _write(tmp_path, "a", _Found([(away, run)]))
     names = {path.name for path in folder.iterdir() if path.suffix == ".png"}
     assert names == {"perplexity_0.png", "cost_0_.._x.png", "convergence_0_.._.._away.png"}
+    assert [path.name for path in (folder / "runs").iterdir()] == ["tiny-elsa-50_-731797689c72.html"]
     assert {path.name for path in tmp_path.iterdir()} == {"run", "reports"}
     assert [path.name for path in Path(tmp_path / "reports").iterdir()] == ["a"]
 
@@ -185,5 +234,5 @@ def test_a_name_leads_no_picture_out_of_the_report(tmp_path, capsys):
 @pytest.mark.parametrize("content", ["[1]\n", "{\n", '{"step": "x"}\n', '{"step": null}\n', "\x00\n"])
 def test_a_broken_curve_is_named_and_left_out(tmp_path, capsys, content):
     (tmp_path / "metrics.jsonl").write_text(content)
-    _write(tmp_path / "report", [(record("elsa"), tmp_path)], [])
+    _write(tmp_path, "a", _Found([(record("elsa"), tmp_path)]))
     assert f"elsa: skipped the curve of {tmp_path}" in capsys.readouterr().err

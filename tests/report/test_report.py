@@ -1,11 +1,4 @@
-import base64
-
-import pytest
-
 from elsa.record.record import read_record, views, write_record
-from elsa.report.figure import perplexity_figure
-from elsa.report.grid import Cell, Grid
-from elsa.report.page import page
 from elsa.report.table import columns, markdown_table, print_tables, print_zero_shot, score_tables
 from tests.record.records import record as whole
 from tests.record.records import wrote
@@ -40,7 +33,11 @@ def test_markdown_has_a_line_a_record():
 def answered(method, limit=None, **more):
     task = {"acc": 0.6, "acc_stderr": 0.069, "n": 50, "version": 1.0, "num_fewshot": 0}
     tasks = {"rte": task, "arc_easy": task | {"acc": 0.5, "acc_norm": 0.42, "acc_norm_stderr": 0.071}}
-    return record(method, 0.5, a=9.0) | {"zero_shot": {"tasks": tasks, "average_acc": 0.55, "limit": limit}} | more
+    return (
+        record(method, 0.5, a=9.0)
+        | {"pattern": "50%", "zero_shot": {"tasks": tasks, "average_acc": 0.55, "limit": limit}}
+        | more
+    )
 
 
 def test_accuracies_are_printed_by_task_and_against_the_dense_model(capsys):
@@ -50,8 +47,8 @@ def test_accuracies_are_printed_by_task_and_against_the_dense_model(capsys):
     assert out.split("\n")[0].strip() == "zero-shot accuracy"
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines() if "wanda" in line]
     assert rows == [
-        ["wanda", "rte", "0.600 ± 0.069", "--", "50", "-0.100 [-0.250, +0.050]", "8, 3"],
-        ["wanda", "arc_easy", "0.500 ± 0.069", "0.420 ± 0.071", "50", "--", "--"],
+        ["wanda", "50%", "rte", "0.600 ± 0.069", "--", "50", "-0.100 [-0.250, +0.050]", "8, 3"],
+        ["wanda", "50%", "arc_easy", "0.500 ± 0.069", "0.420 ± 0.071", "50", "--", "--"],
     ]
     assert "alps" not in out
 
@@ -73,38 +70,16 @@ def test_what_is_written_is_printed_by_task_and_against_the_dense_model(capsys):
         [cell.strip() for cell in line.split("│")[1:-1]] for line in capsys.readouterr().out.splitlines()[-3:-1]
     )
     assert first == [
-        "wanda", "gsm8k", "0.500 ± 0.100", "120.5", "25.0%", "12.5%", "2", "5", "exact_match,strict-match 0.5 (acc);"
+        "wanda", "50%", "gsm8k", "0.500 ± 0.100", "120.5", "25.0%", "12.5%", "2", "5",
+        "exact_match,strict-match 0.5 (acc);",
     ]  # fmt: skip
     shares = "(-12.5 [-50.0, +25.0])"
     changes = ["(-0.125 [-0.500, +0.250])", "(+20.5 [-1.0, +42.0])", shares, shares]
-    assert second == ["", "", *changes, "", "", "bleu,none 31.25"]
+    assert second == ["", "", "", *changes, "", "", "bleu,none 31.25"]
     header, row = score_tables(view)["generation_table"]
     assert dict(zip(header, row, strict=True)) == {
         "task": "gsm8k", "acc": 0.5, "acc_stderr": 0.1, "tokens": 120.5, "repetition": 0.25, "cut": 0.125, "n": 2
     }  # fmt: skip
-
-
-def test_a_page_shows_the_best_the_runs_behind_each_number_and_what_failed(tmp_path):
-    cells = {("elsa", "50%"): Cell([9.0, 10.0], ["run-1", "run-2"]), ("wanda", "50%"): Cell([11.0], ["run-3"])}
-    grid = Grid("tiny & <small>", ["wanda", "elsa"], ["50%", "2:4"], cells, ["a note"])
-    (tmp_path / "a.png").write_bytes(b"png")
-    runs = [record("elsa", 0.5, a=9.0) | {"name": "run-1"}, record("wanda", 0.5, a=11.0) | {"name": "run-3"}]
-    text = page([grid], [tmp_path / "a.png"], runs, ["lost: killed by <SIGKILL>"])
-    assert "<h2>tiny &amp; &lt;small&gt;</h2>" in text
-    assert '<td>elsa</td><td><span title="run-1 run-2"><b>9.50 ± 0.71</b></span></td>' in text
-    assert '<td>wanda</td><td><span title="run-3">11.00</span></td><td><span title="">--</span></td>' in text
-    assert "<p>a note</p>" in text
-    assert f"data:image/png;base64,{base64.b64encode(b'png').decode()}" in text
-    assert "<li>lost: killed by &lt;SIGKILL&gt;</li>" in text
-    assert "<td>1.50 GiB</td><td>run-3</td></tr>" in text
-
-
-@pytest.mark.parametrize("levels", [[0.9], [0.5, 0.9]], ids=["bars", "curves"])
-def test_a_picture_is_drawn_for_one_and_for_several_sparsities(tmp_path, levels):
-    records = [record("dense", 0.0, a=10.0, b=11.0)]
-    records += [record(method, level, a=20.0 + level, b=30.0) for method in ("wanda", "elsa") for level in levels]
-    perplexity_figure(records, tmp_path / "p.png")
-    assert (tmp_path / "p.png").stat().st_size > 10_000
 
 
 def test_a_record_is_read_back_and_its_absence_means_unfinished(tmp_path):
