@@ -3,6 +3,7 @@
 import base64
 import gzip
 import json
+import math
 from collections.abc import Mapping
 from html import escape
 from typing import Any
@@ -30,7 +31,7 @@ from bokeh.models.sources import ColumnDataSource
 from bokeh.plotting import figure
 from bokeh.resources import Resources
 
-from elsa.report.picture import Axis, Panel, Series
+from elsa.report.picture import Axis, Panel, Point, Series
 from elsa.report.style import MARKERS
 
 _HEIGHT, _ROW = 340, 38  # pixels of a panel, of a row in it
@@ -47,6 +48,9 @@ return size >= 1000 ? tick.toLocaleString("en-US") : String(Number(tick.toPrecis
 """  # as `elsa.report.picture.human`
 
 
+_SIZES = {"diamond": 13, "star": 12, "triangle": 10, "down": 10}  # pixels; of all others 9
+_FRAME = (300, 240)  # pixels of the narrowest picture, in which names beside points keep clear of each other
+_LETTER, _LINE = 5.5, 12  # pixels of a name's letter and line
 _DECADES = range(-8, 16)
 _OPEN = "const page = cb_data.source.data.page?.[cb_data.source.selected.indices[0]]; if (page) location.href = page"
 
@@ -70,6 +74,7 @@ def chart(panel: Panel, pages: Mapping[str, str]) -> dict[str, Any]:
     )  # fmt: skip
     plot.toolbar.logo = None
     plot.toolbar.autohide = True
+    plot.toolbar_inner = True
     plot.toolbar.active_drag = None  # a finger that scrolls the page moves no picture
     for axis, asked in ((plot.xaxis[0], panel.x), (plot.yaxis[0], panel.y)):
         _scale(axis, asked, is_x=axis is plot.xaxis[0])
@@ -132,7 +137,7 @@ def _series(plot: figure, panel: Panel, series: Series, pages: Mapping[str, str]
     if series.joined:
         draw = plot.step if series.steps else plot.line
         more = {"mode": "after"} if series.steps else {}
-        draw("x", "y", source=source, color=style.color, line_width=2, line_dash=style.dash, tags=tags, **more)
+        _same(draw("x", "y", source=source, color=style.color, line_width=2, line_dash=style.dash, **more), tags)
     if has_bars:
         head = {side: TeeHead(size=6, line_color=style.color) for side in ("lower_head", "upper_head")}
         base, dimension = ("y", "width") if panel.rows_named else ("x", "height")
@@ -141,15 +146,22 @@ def _series(plot: figure, panel: Panel, series: Series, pages: Mapping[str, str]
             **head,
         )  # fmt: skip
         plot.add_layout(bars)
+    size = _SIZES.get(style.marker, 9) if series.marked else 5
     shown = plot.scatter(
-        "x", "y", source=source, marker=MARKERS[style.marker].bokeh, size=9 if series.marked else 5, tags=tags,
+        "x", "y", source=source, marker=MARKERS[style.marker].bokeh, size=size,
         line_color=style.color, fill_color=style.color, fill_alpha=1 if style.filled else 0, line_width=1.5,
-        line_alpha=1 if series.marked else 0, nonselection_alpha=1,
+        line_alpha=1 if series.marked else 0,
     )  # fmt: skip
     if not series.marked:
         shown.glyph.fill_alpha = 0
+    _same(shown, tags)
     if told:
         plot.add_tools(HoverTool(renderers=[shown], tooltips=told, visible=False))
+
+
+def _same(drawn: Any, tags: list[str]) -> None:
+    """Whether something is chosen or not, it looks the same."""
+    drawn.tags, drawn.selection_glyph, drawn.nonselection_glyph = tags, drawn.glyph, drawn.glyph
 
 
 def _literal(text: str) -> str:
@@ -162,22 +174,63 @@ def _ranges(plot: figure, panel: Panel) -> None:
     places = [place for point in points for place in (point.low, point.high)]
     lines = [place for _, place in (*panel.across, *panel.up)]
     if panel.rows_named:
-        plot.x_range = _range(places + lines, panel.x, room=0.12)
-        plot.y_range = Range1d(-0.7, len(panel.y.ticks) - 0.1)
-        plot.yaxis[0].visible = False
-        for place, name in panel.y.ticks.items():
-            plot.add_layout(
-                Label(x=6, y=place + 0.22, x_units="screen", text=_plain(name), text_font_size="11px", tags=["name"])
-            )
-        for point in points:
-            plot.add_layout(
-                Label(x=point.high, y=point.y, x_offset=8, y_offset=-7, text=point.label, text_font_size="11px")
-            )
-        _tick(plot, panel)
+        _row_by_row(plot, panel, places + lines)
         return
     plot.x_range = _range([point.x for point in points], panel.x)
     plot.y_range = _range(places + lines, panel.y)
     _tick(plot, panel)
+    tags = {id(point): [series.row] for series in panel.series for point in series.points}
+    for point, side in _named(panel, plot.x_range, plot.y_range):
+        offset = 7 if side == "left" else -7
+        name = _plain(point.label)
+        look = {"text_font_size": "10px", "text_align": side, "tags": tags[id(point)]}
+        plot.add_layout(Label(x=point.x, y=point.y, x_offset=offset, y_offset=3, text=name, **look))
+
+
+def _row_by_row(plot: figure, panel: Panel, places: list[float]) -> None:
+    """The name of a row above its point, its value behind it."""
+    plot.x_range = _range(places, panel.x, room=0.12)
+    plot.x_range.end *= (plot.x_range.end / plot.x_range.start) ** 0.08  # for the values
+    plot.y_range = Range1d(-0.7, len(panel.y.ticks) - 0.1)
+    plot.yaxis[0].visible = False
+    for series in panel.series:
+        look = {"text_font_size": "11px", "tags": [series.row]}
+        for point in series.points:
+            plot.add_layout(Label(x=6, y=point.y + 0.22, x_units="screen", text=_plain(series.row), **look))
+            plot.add_layout(Label(x=point.high, y=point.y, x_offset=8, y_offset=-7, text=point.label, **look))
+    _tick(plot, panel)
+
+
+def _named(panel: Panel, across: Range1d, up: Range1d) -> list[tuple[Point, str]]:
+    """The points with room for their name at the narrowest width, and which side of the name is at the point.
+
+    No name is on another, on a point, or twice nearby.
+    """
+    if panel.x.ticks:
+        return []
+    points = [point for series in panel.series for point in series.points if point.label]
+    places = [(_FRAME[0] * _share(p.x, across, panel.x.log), _FRAME[1] * _share(p.y, up, panel.y.log)) for p in points]
+    named, boxes = list[tuple[Point, str]](), list[tuple[float, float, float, str]]()
+    for point, (x, y) in zip(points, places, strict=True):
+        long = _LETTER * len(point.label)
+        for side, left in (("left", x + 6), ("right", x - 6 - long)):
+            right = left + long
+            hit = left < 0 or right > _FRAME[0]
+            hit |= any(left - 5 < px < right + 5 and y - 4 < py < y + _LINE + 8 for px, py in places)
+            for one, other, line, label in boxes:
+                hit |= left < other and one < right and abs(y - line) < _LINE
+                hit |= label == point.label and abs(left - one) < long
+            if not hit:
+                named.append((point, side))
+                boxes.append((left, right, y, point.label))
+                break
+    return named
+
+
+def _share(value: float, shown: Range1d, log: bool) -> float:
+    """Where it lies in the range, from 0 to 1."""
+    low, high, at = (math.log(each) if log else each for each in (shown.start, shown.end, value))
+    return float((at - low) / (high - low))
 
 
 def _tick(plot: figure, panel: Panel) -> None:
@@ -188,6 +241,9 @@ def _tick(plot: figure, panel: Panel) -> None:
     )
     for axis, grid, shown, asked in sides:
         if asked.log:
+            if shown.end < 4 * shown.start:
+                axis.ticker = grid.ticker = BasicTicker(desired_num_ticks=5)
+                continue
             parts = (1, 2, 5) if shown.end > 20 * shown.start else (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)
             axis.ticker = grid.ticker = FixedTicker(ticks=[part * 10.0**power for power in _DECADES for part in parts])
 
@@ -220,7 +276,8 @@ def heat(changes: dict[int, dict[str, float]]) -> dict[str, Any]:
     shares = np.array([[changes[step][name] for step in steps] for name in names], dtype=np.float32)
     place = {"x": steps[0], "y": 0, "dw": steps[-1] - steps[0], "dh": len(names)}
     plot.image(image=[shares], color_mapper=mapper, **place)
-    plot.add_layout(ColorBar(color_mapper=mapper, background_fill_alpha=0, width=8), "right")
+    scale = ColorBar(color_mapper=mapper, background_fill_alpha=0, width=8, major_label_text_color="#808890")
+    plot.add_layout(scale, "right")
     name_of = CustomJSHover(args={"names": names}, code="return names[Math.floor(special_vars.y)] ?? ''")
     told = [("step", "$x{0}"), ("weight", "$y{custom}"), ("changed", "@image{0.0%}")]
     plot.add_tools(HoverTool(tooltips=told, formatters={"$y": name_of}, visible=False))

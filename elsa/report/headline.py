@@ -13,10 +13,7 @@ _MEAN = "mean"
 
 @dataclass(frozen=True)
 class Lead:
-    """The best row of a column before the second. `pairs`: their differences, best − second, of each seed of both.
-
-    There are pairs only where every seed of the one is a seed of the other.
-    """
+    """The best row of a column before the second. `pairs`: their differences, best − second, by the seeds of both."""
 
     column: str
     first: str
@@ -56,17 +53,18 @@ def leads(grid: Grid) -> list[Lead]:
 
 
 def _pairs(one: Cell, other: Cell) -> list[float]:
-    if len(set(one.seeds)) < len(one.values) or sorted(map(str, one.seeds)) != sorted(map(str, other.seeds)):
+    """By seed; none where a seed stands for several values."""
+    if any(len(set(cell.seeds)) < len(cell.values) for cell in (one, other)):
         return []
     theirs = dict(zip(other.seeds, other.values, strict=True))
-    return [value - theirs[seed] for seed, value in zip(one.seeds, one.values, strict=True)]
+    return [value - theirs[seed] for seed, value in zip(one.seeds, one.values, strict=True) if seed in theirs]
 
 
 def headline(grid: Grid) -> list[str]:
     """Two sentences, or none where nothing is compared."""
     found = leads(grid)
     if not found:
-        return []
+        return _alone(grid)
     won: dict[str, list[str]] = {}
     for lead in found:
         won.setdefault(lead.first, []).append(lead.column)
@@ -82,6 +80,27 @@ def headline(grid: Grid) -> list[str]:
     paired = any(lead.interval is not None for lead in found)
     rest = f" The intervals of {len(clear)} of {len(found)} leads exclude 0." if paired else ""
     return [first, f"Widest lead {_words(grid, wide, True)}; narrowest {_words(grid, narrow, True)}.{rest}"]
+
+
+def _alone(grid: Grid) -> list[str]:
+    """Of a single row with runs, its numbers; none where several stand apart from each other."""
+    rows = [
+        row for row in grid.rows if row != "dense" and any(grid.cells[at].runs for at in grid.cells if at[0] == row)
+    ]
+    columns = [_MEAN] if _MEAN in grid.columns else [grid.ranked] if grid.ranked else grid.columns
+    there = [column for column in columns if rows and (rows[0], column) in grid.cells]
+    if len(rows) != 1 or not there:
+        return []
+    texts = [f"{grid.text(rows[0], c)} at {c}" if c in grid.kinds else grid.text(rows[0], c) for c in there]
+    seeds = {len(grid.cells[rows[0], column].values) for column in there}
+    return [
+        f"{grid.place}: {rows[0]} alone, {grid.measure} {', '.join(texts)}.",
+        f"On {_range(seeds)}; nothing to compare.",
+    ]
+
+
+def _range(seeds: set[int]) -> str:
+    return _count(min(seeds)) if len(seeds) == 1 else f"{min(seeds)} to {max(seeds)} seeds"
 
 
 def _listed(columns: list[str], of: int) -> str:
@@ -105,9 +124,10 @@ def _words(grid: Grid, lead: Lead, says_where: bool) -> str:
 def _seeds(lead: Lead) -> str:
     one, other = (len(cell.values) for cell in lead.cells)
     if lead.interval is not None:
-        low, high = lead.interval
+        digits = _digits(lead.cells[1])
+        mean, low, high = (f"{each:+,.{digits}f}" for each in (fmean(lead.pairs), *lead.interval))
         tie = ", too little to tell them apart" if lead.is_open else ""
-        return f"{one} seeds in pairs: {fmean(lead.pairs):+.2f}, 95 % [{low:+.2f}, {high:+.2f}]{tie}"
+        return f"{len(lead.pairs)} seeds in pairs: {mean}, 95 % [{low}, {high}]{tie}"
     if one == other == 1:
         return "one seed, so no spread is known" if lead.pairs else "one seed each, not the same"
     return f"{_count(one)} against {_count(other)}, not in pairs"

@@ -57,14 +57,14 @@ class Html:
             f'<div class="{where}"><table><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table></div>'
         )
 
-    def picture(self, picture: Picture, has_files: bool = True) -> None:
+    def picture(self, picture: Picture, has_files: bool = True, is_titled: bool = True) -> None:
         """Its panels, what names its rows, and links to the PNG and SVG."""
         panels = "".join(
             f'<div class="panel">{_paragraph(panel.title)}{self.place(chart(panel, self.pages))}</div>'
             for row in picture.panels for panel in row
         )  # fmt: skip
         named = all(panel.rows_named for row in picture.panels for panel in row)
-        chips = [] if named else [
+        chips = [] if named or (len(picture.series) == 1 and not has_files) else [
             f'<button type="button" aria-pressed="true" data-row="{escape(each.row)}">'
             f"{swatch(each.style, each.marked)}{escape(each.row)}</button>"
             for each in picture.series
@@ -74,8 +74,9 @@ class Html:
         )
         chips += [f"<span>{_DENSE[at % len(_DENSE)]}{escape(label)}</span>" for at, label in enumerate(lines)]
         files = [f'<a href="{quote(picture.name)}.{kind}">{kind.upper()}</a>' for kind in ("png", "svg")]
+        caption = f"<figcaption>{escape(picture.title)}</figcaption>" if is_titled else ""
         self.parts.append(
-            f'<figure><figcaption>{escape(picture.title)}</figcaption><div class="panels">{panels}</div>'
+            f'<figure>{caption}<div class="panels">{panels}</div>'
             f'<div class="legend">{"".join(chips)}</div>'
             + (f'<p class="files faint">{" · ".join(files)}</p>' if has_files else "")
             + "</figure>"
@@ -135,7 +136,7 @@ def page(
         kind = "perplexity" if grid.measure == "perplexity" else "accuracy" if "zero-shot" in grid.measure else ""
         at = kinds[kind] = kinds.get(kind, -1) + 1
         if (own := left.pop(f"{kind}_{at}", None)) is not None:
-            html.picture(own)
+            html.picture(own, is_titled=False)
     if measured:
         header, *rows = speed_rows(measured)
         html.parts.append(f"<h2>{SPEED_TITLE}</h2>")
@@ -227,7 +228,7 @@ def _every_run(html: Html, records: Sequence[Record], folders: Mapping[str, str]
         cells[at + 1 : at + 1] = [cell(record["pattern"], "pattern"), cell(str(record["seed"]), "seed")]
         own = f'<a href="{escape(html.pages[name])}">{escape(name)}</a>' if name in html.pages else escape(name)
         folder = f' · <a href="{escape(folders[name])}">folder</a>' if name in folders else ""
-        shown.append([*cells, f'<td class="word">{own}{folder}</td>'])
+        shown.append([*cells, f'<td class="word run">{own}{folder}</td>'])
     html.table([*headers[: at + 1], "pattern", "seed", *headers[at + 1 :], "run"], shown, tall=True)
 
 

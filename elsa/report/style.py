@@ -27,7 +27,7 @@ MARKERS = {
 }
 DASHES = {"solid": "-", "dashed": "--", "dashdot": "-.", "dotted": ":"}  # Bokeh's name: matplotlib's
 _PUBLISHED = "dotted"
-_SHADES = (0.0, 0.16, -0.14, 0.28, -0.26)  # added to the lightness of kin
+_SHADES = ((0.0, 0.0), (0.12, -0.05), (-0.1, 0.06), (0.16, 0.04), (-0.06, -0.09))  # of kin: added to lightness and hue
 
 
 @dataclass(frozen=True)
@@ -105,17 +105,20 @@ def _kin(style: Style) -> list[Style]:
     at, line = markers.index(style.marker), dashes.index(style.dash)
     return [
         Style(
-            _shaded(style.color, _SHADES[number % len(_SHADES)]), markers[(at + number) % len(markers)],
+            _shaded(style.color, *_SHADES[number % len(_SHADES)]), markers[(at + number) % len(markers)],
             dashes[(line + number // len(markers)) % len(dashes)], style.filled,
         )
         for number in range(len(markers) * len(_SHADES) * len(dashes))
     ]  # fmt: skip
 
 
-def _shaded(color: str, by: float) -> str:
+def _shaded(color: str, lighter: float, turned: float) -> str:
+    """Another lightness, seen on white and on black, and another hue."""
+    if (lighter, turned) == (0.0, 0.0):
+        return color
     red, green, blue = (int(color[at : at + 2], 16) / 255 for at in (1, 3, 5))
     hue, lightness, saturation = colorsys.rgb_to_hls(red, green, blue)
-    shaded = colorsys.hls_to_rgb(hue, min(max(lightness + by, 0.22), 0.78), saturation)
+    shaded = colorsys.hls_to_rgb((hue + turned) % 1, min(max(lightness + lighter, 0.34), 0.62), saturation)
     return "#" + "".join(f"{round(255 * part):02x}" for part in shaded)
 
 

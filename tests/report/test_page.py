@@ -50,6 +50,11 @@ def test_each_winner_is_named_with_its_patterns():
         (seeded([9.0]), seeded([10.0]), "10.0 % lower, one seed, so no spread is known."),
         (seeded([9.0]), seeded([10.0], first=1), "10.0 % lower, one seed each, not the same."),
         (seeded([9.0, 9.0]), seeded([10.0]), "10.0 % lower, 2 seeds against one seed, not in pairs."),
+        (
+            seeded([9.0, 9.0]),
+            Cell([9.0, 11.0], ["a", "b"], seeds=[0, 0]),
+            "10.0 % lower, 2 seeds against 2 seeds, not in pairs.",
+        ),
         (seeded([9.0, 9.0]), seeded([10.0, 10.0], first=1), "10.0 % lower, 2 seeds against 2 seeds, not in pairs."),
     ],
 )
@@ -59,8 +64,12 @@ def test_seeds_that_are_no_pairs_are_not_taken_for_them(one, other, said):
 
 
 def test_what_a_paper_says_what_is_dense_and_what_is_alone_has_won_nothing():
-    assert headline(compared(elsa=[seeded([9.0])])) == []
-    assert headline(compared(elsa=[seeded([9.0])], published=[Cell([1.0])], dense=[seeded([2.0])])) == []
+    alone = ["tiny, held_out: elsa alone, perplexity 9.00 at 50%.", "On one seed; nothing to compare."]
+    assert headline(compared(elsa=[seeded([9.0])])) == alone
+    assert headline(compared(elsa=[seeded([9.0])], published=[Cell([1.0])], dense=[seeded([2.0])])) == alone
+    apart = compared(elsa=[seeded([9.0])], alps=[])
+    apart.cells["alps", "2:4"] = seeded([1.0])
+    assert headline(apart) == []
 
 
 def test_accuracies_are_won_by_the_highest_mean_of_the_tasks():
@@ -76,6 +85,8 @@ def test_pairs_are_of_the_same_seed_whatever_the_order():
     shuffled = Cell([11.0, 9.0], ["b", "a"], seeds=[1, 0])
     (lead,) = leads(compared(elsa=[seeded([8.0, 10.0])], alps=[shuffled]))
     assert lead.pairs == [-1.0, -1.0]
+    (lead,) = leads(compared(elsa=[seeded([8.0, 10.0, 9.0])], alps=[shuffled]))
+    assert lead.pairs == [-1.0, -1.0], "of the seeds that both have"
 
 
 def reported(records, **more):
