@@ -120,9 +120,9 @@ def test_import_costs_nothing_and_changes_nothing():
     assert all(getattr(elsa, name) for name in elsa.__all__)
 
 
-def test_the_readme_works_as_printed(here):
-    readme = (Path(__file__).parents[1] / "README.md").read_text()
-    block, _ = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)  # the other one is of an exported folder
+def test_the_guide_works_as_printed(here):
+    guide = (Path(__file__).parents[1] / "docs/guides/python.md").read_text()
+    block, *_ = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
     printed = subprocess.run([sys.executable, "-c", block], capture_output=True, text=True, check=False)
     assert printed.returncode == 0, printed.stderr
     perplexity, sparsity, folder = printed.stdout.splitlines()[-1].split()

@@ -13,7 +13,7 @@ from elsa.record.record import Record, task_protocol
 from elsa.record.scores import GENERATION_COLUMNS, TASK_SCORES, against_dense, generation_rows
 from elsa.sparsity.pattern import Pattern
 
-METHODS: dict[str, tuple[str, str | None]] = {  # as the README has them: what it does, and its paper at arXiv
+METHODS: dict[str, tuple[str, str | None]] = {  # as docs/guides/methods.md has them: what it does, its paper
     "magnitude": ("keeps the largest weights of a layer", None),
     "wanda": ("keeps the largest weights of a layer, weighed by the norm of their inputs", "2306.11695"),
     "sparsegpt": ("prunes column by column and repairs the rest", "2301.00774"),

@@ -7,7 +7,7 @@ from pathlib import Path
 from elsa.publish.card import Published
 from elsa.record.record import parsed
 
-RECORDS = Path(__file__).parents[2] / "docs/quickstart/records"
+RECORDS = Path(__file__).parents[2] / "docs/results/tiny_90/records"
 SHA = "ab" * 32
 SETS = {
     "held_out": {"_target_": "elsa.data.sources.Stdlib", "sequence_length": 256},

@@ -17,7 +17,7 @@ from elsa.method.registry import added
 from tests.run.runs import records
 
 ROOT = Path(__file__).parents[2]
-TEXT = (ROOT / "docs/add_a_method.md").read_text()
+TEXT = (ROOT / "docs/guides/add_a_method.md").read_text()
 FILES = dict(re.findall(r"^`(\S+)`:\n\n```(?:toml|python|yaml)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL))
 
 
@@ -40,7 +40,7 @@ def site(tmp_path):
 
 @pytest.fixture
 def documented(site):
-    """The package of docs/add_a_method.md."""
+    """The package of docs/guides/add_a_method.md."""
     project = tomllib.loads(FILES["pyproject.toml"])["project"]
     install(site, project["name"], project["entry-points"]["elsa.methods"], FILES)
     return site
@@ -88,7 +88,7 @@ def test_the_guide_shows_a_whole_package():
     }  # fmt: skip
     (package,) = tomllib.loads(FILES["pyproject.toml"])["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
     assert all(path.startswith(f"{package}/") for path in FILES if path != "pyproject.toml"), "the wheel would lack it"
-    assert "docs/add_a_method.md" in (ROOT / "README.md").read_text()
+    assert "docs/guides/add_a_method.md" in (ROOT / "README.md").read_text()
 
 
 def test_the_method_of_the_guide_is_one_like_the_others(elsa, documented, tmp_path):
