@@ -14,6 +14,7 @@ import hydra
 import pytest
 import yaml
 from omegaconf import OmegaConf
+from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
 from elsa.config.build import build
 from elsa.config.choices import CONF
@@ -137,12 +138,14 @@ def test_commands_that_would_not_work_are_found(command):
 
 
 def test_the_trial_of_a_sweep_agent_is_a_run():
-    """Of the W&B sweep in the guide: every parameter at each end, given as the agent gives it."""
+    """Of the W&B sweep in the guide: every parameter at each end, in the words that wandb's own agent makes of them."""
     text = next(block.text for block in blocks(ROOT / "docs/guides/wandb.md") if block.language == "yaml")
     sweep = yaml.safe_load(text)
-    assert sweep["command"] == ["elsa", "${args_no_hyphens}"]
+    program, arguments = create_sweep_command(sweep["command"])
     for end in ("min", "max"):
-        check_elsa([f"{key}={value.get('value', value.get(end))}" for key, value in sweep["parameters"].items()])
+        values = {key: {"value": given.get("value", given.get(end))} for key, given in sweep["parameters"].items()}
+        words = create_sweep_command_args({"args": values})
+        check(program, *words[arguments.strip("${}")])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

@@ -9,8 +9,6 @@ import pytest
 
 from tests.docs.pages import DOCS, ROOT
 
-zensical = pytest.importorskip("zensical")
-
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
