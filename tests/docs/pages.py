@@ -53,12 +53,18 @@ def anchors(page: Path) -> set[str]:
 
 
 def commands(page: Path) -> Iterator[list[str]]:
-    """The words of every command, as the shell hands them over; of blocks, and of `elsa …=…` in a sentence."""
+    """The words of every command, as the shell hands them over: of blocks, and of `elsa …=…` in a sentence.
+
+    An indented block may be something else than commands. What troubleshooting quotes in its sentences is wrong on purpose.
+    """
     for block in blocks(page):
-        if block.language in ("", "bash"):
+        if block.language == "bash":
             yield from _words(block.text)
-    for found in re.findall(r"`(elsa [^`…]*=[^`…]*)`", prose(page)):
-        yield from _words(" ".join(found.split()))
+        elif not block.language:
+            yield from (words for words in _words(block.text) if words[0] in ("elsa", "bash", "python", "pip"))
+    if page.name != "troubleshooting.md":
+        for found in re.findall(r"`(elsa [^`…]*=[^`…]*)`", prose(page)):
+            yield from _words(" ".join(found.split()))
 
 
 def _words(text: str) -> Iterator[list[str]]:
