@@ -55,7 +55,7 @@ def anchors(page: Path) -> set[str]:
 def commands(page: Path) -> Iterator[list[str]]:
     """The words of every command, as the shell hands them over: of blocks, and of `elsa …=…` in a sentence.
 
-    An indented block may be something else than commands. What troubleshooting quotes in its sentences is wrong on purpose.
+    An indented block may hold anything else, and what troubleshooting quotes in its sentences is wrong on purpose.
     """
     for block in blocks(page):
         if block.language == "bash":
