@@ -28,6 +28,7 @@ _LONG = 48  # characters of a line of a row's name
 _PLACES = ((4, 3), (4, -9), (-4, 3), (-4, -9), (0, 7), (0, -13))  # of a label beside its point, in points
 _TENTHS = [1, 2, 5, 10]
 _ATTEMPTS = 4  # to make room for the names of ticks
+_SIZES = {"star": 9, "hexagon": 7, "triangle": 7, "down": 7}  # points; of all others 6
 _APART = 4  # pixels between the names of ticks, at least
 _NEAR = 60  # pixels across, within which one name stands for all points of that name
 _as_it_is = rc_context({"text.parse_math": False, "svg.fonttype": "none", "svg.hashsalt": "elsa"})  # no $ is a formula
@@ -91,7 +92,8 @@ def _folded(name: str) -> str:
 def _look(style: Style) -> dict[str, Any]:
     return {
         "color": style.color, "marker": MARKERS[style.marker].matplotlib, "linestyle": DASHES[style.dash],
-        "markerfacecolor": style.color if style.filled else "white", "markersize": 6, "linewidth": 1.5,
+        "markerfacecolor": style.color if style.filled else "white", "markersize": _SIZES.get(style.marker, 6),
+        "linewidth": 1.5,
     }  # fmt: skip
 
 
@@ -128,7 +130,7 @@ def _panel(axis: Axes, panel: Panel) -> None:
         axis.axhline(place, zorder=0, **_dense_look(number))
     for number, (_, place) in enumerate(panel.up):
         axis.axvline(place, zorder=0, **_dense_look(number))
-    axis.set_title(textwrap.fill(panel.title, round(13 * _WIDTH)), fontsize=9)
+    axis.set_title(textwrap.fill(panel.title, 60 if panel.rows_named else 85), fontsize=9)
     axis.grid(color="#e6e6e6", linewidth=0.6)
     axis.set_axisbelow(True)
     for ruler, asked in ((axis.xaxis, panel.x), (axis.yaxis, panel.y)):
