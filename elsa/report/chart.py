@@ -132,7 +132,7 @@ def _series(plot: figure, panel: Panel, series: Series, pages: Mapping[str, str]
         facts = [dict(point.facts).get(name, "")[:_LONGEST] for point in points]
         alike = len(set(facts)) == 1
         columns |= {} if alike else {f"fact{at}": facts}
-        told.append((name, _literal(facts[0]) if alike else f"@fact{at}"))
+        told.append(f"<div><i>{_literal(name)}</i> {_literal(facts[0]) if alike else f'@fact{at}'}</div>")
     source, tags = ColumnDataSource(columns), [series.row]
     if series.joined:
         draw = plot.step if series.steps else plot.line
@@ -156,7 +156,8 @@ def _series(plot: figure, panel: Panel, series: Series, pages: Mapping[str, str]
         shown.glyph.fill_alpha = 0
     _same(shown, tags)
     if told:
-        plot.add_tools(HoverTool(renderers=[shown], tooltips=told, visible=False))
+        tip = f'<div style="max-width: 17rem; overflow-wrap: anywhere">{"".join(told)}</div>'
+        plot.add_tools(HoverTool(renderers=[shown], tooltips=tip, visible=False))
 
 
 def _same(drawn: Any, tags: list[str]) -> None:

@@ -177,8 +177,9 @@ def _point(grid: Grid, row: str, column: str, x: float, y: float, sideways: bool
 def _of_seeds(cell: Cell) -> list[tuple[str, str]]:
     if not cell.seeds:
         return [("source", "published")]
-    each = (f"{seed}: {in_words(value, 2)}" for seed, value in zip(cell.seeds, cell.values, strict=True))
-    return [("seed: value", ", ".join(each)), ("run", ", ".join(cell.runs))]
+    found = sorted(zip(map(str, cell.seeds), cell.values, cell.runs, strict=True))
+    values = ", ".join(f"{in_words(value, 2)} (seed {seed})" for seed, value, _ in found)
+    return [("values", values), ("run", ", ".join(run for *_, run in found))]
 
 
 def accuracy_picture(grid: Grid, styles: Styles, name: str) -> Picture:

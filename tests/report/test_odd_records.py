@@ -105,8 +105,9 @@ def test_what_the_mouse_is_told_is_no_html_and_names_no_column():
     made = chart(picture.Panel(picture.Axis(r"$$x$$ \(y\)"), picture.Axis("y"), (series,)), {})
     (hover,) = (tool for tool in made["doc"]["roots"][0]["attributes"]["toolbar"]["attributes"]["tools"]
                 if tool["name"] == "HoverTool")  # fmt: skip
-    ((_, template),) = hover["attributes"]["tooltips"]
-    assert not set(template) & set("<>\"'@$")
+    template = hover["attributes"]["tooltips"]
+    assert {tag for tag, _ in Elements(template).found} == {"div", "i"}
+    assert not set(template.split("overflow-wrap", 1)[1]) & set("@$'")
     assert "$$" not in json.dumps(made)
     assert r"\\(" not in json.dumps(made)
 
