@@ -128,7 +128,8 @@ def page(
     models = ", ".join(dict.fromkeys(record["model"] for record in records))
     more = len(spoken) - _HEADLINES
     rest = f"; {more} more tables say theirs below" if more > 0 else ""
-    html.parts.append(f'<p class="faint">{_runs(len(records))} of {escape(models or "no model")}{rest}.</p>')
+    count = _runs(len({record["name"] for record in records}))
+    html.parts.append(f'<p class="faint">{count} of {escape(models or "no model")}{rest}.</p>')
     left = {picture.name: picture for picture in pictures}
     kinds: dict[str, int] = {}
     for number, grid in enumerate(grids):

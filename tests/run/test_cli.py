@@ -227,7 +227,7 @@ def test_report_averages_seeds_and_skips_what_is_no_record(elsa, tmp_path):
     assert page.count("<figure>") == 3  # perplexity by sparsity, by cost, by size
     assert 'src="' not in page
     assert {path.suffix for path in Path().glob("outputs/reports/*/perplexity_0.*")} == {".png", ".svg"}
-    assert len(list(Path().glob("outputs/reports/*/runs/*.html"))) == 8
+    assert len(list(Path().glob("outputs/reports/*/runs/*.html"))) == 9
     assert r"\toprule" in next(Path().glob("outputs/reports/*/tables.tex")).read_text()
     bundle = next(Path().glob("outputs/reports/*/records.jsonl"))
     for sources in (bundle, f"{bundle},outputs/runs"):  # what stands in both counts once
