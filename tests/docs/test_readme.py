@@ -14,6 +14,7 @@ from elsa.run.job import Names
 from tests.docs.pages import ROOT, blocks, commands
 
 README = ROOT / "README.md"
+QUICK = ["method.calibration_windows=8", "data.sequence_length=64", "eval.windows=4"]
 
 
 @pytest.fixture
@@ -36,10 +37,10 @@ def test_it_is_short():
 def test_python_prunes_what_the_command_prunes_and_transformers_loads_it(here):
     alone, elsas = (block.text for block in blocks(README) if block.language == "python")
     scope = {}
-    exec(elsas, scope)
+    exec(elsas.replace('data="my_texts"', f'data="my_texts", overrides={QUICK}'), scope)
     run = scope["run"]
     command = next(words[1:] for words in commands(README) if words[0] == "elsa" and words[1].startswith("model="))
-    assert Names.of(build(PruneConfig, compose(*command))).folder == run.folder
+    assert Names.of(build(PruneConfig, compose(*command, *QUICK))).folder == run.folder
     exec(re.sub("<run>", run.folder.name, alone), scope)
     weight = scope["model"].model.layers[0].mlp.up_proj.weight
     assert float((weight == 0).float().mean()) == pytest.approx(0.7, abs=1e-3)
