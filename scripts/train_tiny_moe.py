@@ -44,7 +44,7 @@ def prediction_loss(model: nn.Module, ids: torch.Tensor) -> torch.Tensor:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--decay", type=float, default=0.4, help="share of the steps in which the rate falls to 0")
     parser.add_argument("--batch", type=int, default=4, help=f"windows of {LENGTH} tokens")
     parser.add_argument("--learning-rate", type=float, default=3e-3)
