@@ -121,7 +121,11 @@ RUNS: dict[str, tuple[str, str]] = {
     "cosine to 0.01": ("penalty=cosine", GREEN),
     "auto": ("penalty=auto", BLUE),
 }
-BUDGET = ("training=short", "training.steps=512", "method.interval=16", "probe_every=0")
+STEPS = 192
+BUDGET = (
+    "training=short", f"training.steps={STEPS}", "training.batch_size=1", "data.sequence_length=128",
+    "method.interval=8", "probe_every=0", "eval.windows=32",
+)  # fmt: skip
 
 
 def draw_penalties(figure: Figure) -> None:
@@ -137,15 +141,17 @@ def draw_penalties(figure: Figure) -> None:
     pull = [Auto().at(float(p)) / Auto().at(1.0) for p in progress]
     left.plot(100 * progress, pull, ":", color=BLUE, linewidth=2.5, label="auto: the pull of a step")
     left.set(xlabel="% of the steps", ylabel="λ over its largest", title="schedules of λ")
-    left.legend(fontsize=8)
+    left.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3)
     for name, (penalty_of, color) in RUNS.items():
         run = prune("tiny", "elsa", 0.9, overrides=[*BUDGET, *penalty_of.split()])
         lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
-        points = [(line["step"] / 5.12, line["off_support_energy"]) for line in lines if "off_support_energy" in line]
+        points = [
+            (100 * line["step"] / STEPS, line["off_support_energy"]) for line in lines if "off_support_energy" in line
+        ]
         label = f"{name}: perplexity {run.perplexity:,.0f}"
         right.plot(*zip(*points, strict=True), color=color, label=label)
     right.set(xlabel="% of the steps", ylabel="share of the energy", yscale="log", title="energy off the support")
-    right.legend(fontsize=8)
+    right.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
 
 
 def draw_rise(figure: Figure) -> None:
@@ -196,7 +202,7 @@ def draw_budget(figure: Figure) -> None:
 PICTURES: dict[str, tuple[Callable[[Figure], None], tuple[float, float]]] = {
     "plane": (draw_plane, (9.0, 3.8)),
     "dual": (draw_dual, (6.0, 3.0)),
-    "penalties": (draw_penalties, (8.4, 3.4)),
+    "penalties": (draw_penalties, (8.8, 3.9)),
     "rise": (draw_rise, (6.0, 3.2)),
     "budget": (draw_budget, (7.0, 3.4)),
 }
