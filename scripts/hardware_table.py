@@ -1,4 +1,4 @@
-"""The table of docs/hardware.md: memory, time and disk of four models, by what `elsa plan` counts.
+"""The table of docs/reference/hardware.md: memory, time and disk of four models, by what `elsa plan` counts.
 
 python scripts/hardware_table.py [--models opt_125m ...] [--write]
 
@@ -20,7 +20,7 @@ from elsa.config.prune import PruneConfig
 from elsa.plan.memory import Need, Shape, before_training, measure, need
 from elsa.train.budget import Training
 
-PAGE = Path(__file__).parents[1] / "docs/hardware.md"
+PAGE = Path(__file__).parents[1] / "docs/reference/hardware.md"
 MODELS = ("opt_125m", "opt_1_3b", "llama_2_7b", "gemma_2_27b")
 LAYERWISE = "method=sparsegpt model.dtype=bfloat16"
 SETTINGS = (

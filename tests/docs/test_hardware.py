@@ -1,4 +1,4 @@
-"""The table of docs/hardware.md is what `elsa plan` counts."""
+"""The table of docs/reference/hardware.md is what `elsa plan` counts."""
 
 import importlib.util
 from pathlib import Path
@@ -9,7 +9,7 @@ from elsa.config.prune import PruneConfig
 from elsa.model.weights import prunable_weights
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs/hardware.md").read_text()
+PAGE = (ROOT / "docs/reference/hardware.md").read_text()
 
 
 def script():
