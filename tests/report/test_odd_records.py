@@ -232,7 +232,9 @@ def test_a_name_leads_no_picture_out_of_the_report(tmp_path, capsys):
     assert [path.name for path in Path(tmp_path / "reports").iterdir()] == ["a"]
 
 
-@pytest.mark.parametrize("content", ["[1]\n", "{\n", '{"step": "x"}\n', '{"step": null}\n', "\x00\n"])
+@pytest.mark.parametrize(
+    "content", ['{"step": 1, "loss": "x"}\n', '{"step": 1, "loss": null}\n', '{"step": 1, "loss": [1]}\n']
+)
 def test_a_broken_curve_is_named_and_left_out(tmp_path, capsys, content):
     (tmp_path / "metrics.jsonl").write_text(content)
     _write(tmp_path, "a", _Found([(record("elsa"), tmp_path)]))
