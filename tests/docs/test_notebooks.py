@@ -24,7 +24,7 @@ SAYS = {
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_it_runs(notebook, tmp_path):
     (tmp_path / "docs").symlink_to(ROOT / "docs")
-    small = {"NOTEBOOK_STEPS": "10", "NOTEBOOK_WINDOWS": "4", "ELSA_CACHE": str(tmp_path / "cache")}
+    small = {"NOTEBOOK_STEPS": "24", "NOTEBOOK_WINDOWS": "4", "ELSA_CACHE": str(tmp_path / "cache")}
     ended = subprocess.run(
         [sys.executable, "-W", "error::SyntaxWarning", str(notebook)], cwd=tmp_path, capture_output=True, text=True,
         env=os.environ | small | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
