@@ -21,10 +21,16 @@ SAYS = {
 }
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """Of tokens, which the notebooks share."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
-def test_it_runs(notebook, tmp_path):
+def test_it_runs(notebook, tmp_path, cache):
     (tmp_path / "docs").symlink_to(ROOT / "docs")
-    small = {"NOTEBOOK_STEPS": "24", "NOTEBOOK_WINDOWS": "4", "ELSA_CACHE": str(tmp_path / "cache")}
+    small = {"NOTEBOOK_STEPS": "24", "NOTEBOOK_WINDOWS": "4", "ELSA_CACHE": str(cache)}
     ended = subprocess.run(
         [sys.executable, "-W", "error::SyntaxWarning", str(notebook)], cwd=tmp_path, capture_output=True, text=True,
         env=os.environ | small | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
