@@ -14,28 +14,33 @@ import torch
 from torch import nn
 from train_tiny_model import LENGTH, fit, next_token_loss
 from transformers import PreTrainedTokenizerFast, Qwen3MoeConfig, Qwen3MoeForCausalLM
+from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss_func
 
 from elsa.data.sources import Stdlib
 from elsa.data.windows import WindowReader
 
-BALANCE = 0.01  # of the router's loss
+BALANCE = 0.01  # of the routers' loss
+EXPERTS, CHOSEN = 8, 2  # for a token
 
 
 def new_model(vocabulary: int) -> Qwen3MoeForCausalLM:
     """Hidden 128, 4 blocks, 4 heads of 32 in pairs that share keys and values, experts of 224, embeddings tied."""
     config = Qwen3MoeConfig(
         vocab_size=vocabulary, hidden_size=128, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2,
-        num_experts=8, num_experts_per_tok=2, moe_intermediate_size=224, norm_topk_prob=True,
+        num_experts=EXPERTS, num_experts_per_tok=CHOSEN, moe_intermediate_size=224, norm_topk_prob=True,
         max_position_embeddings=1024, tie_word_embeddings=True, bos_token_id=0, eos_token_id=0,
     )  # fmt: skip
     return Qwen3MoeForCausalLM(config)
 
 
 def loss_of(model: nn.Module, ids: torch.Tensor) -> torch.Tensor:
-    """What is trained: the next token's loss and the router's."""
+    """What is trained: the next token's loss, and the mean of the routers', each balanced by itself."""
     found = model(ids, use_cache=False, output_router_logits=True)
-    balance: torch.Tensor = found.aux_loss
-    return next_token_loss(found.logits, ids) + BALANCE * balance
+    balances = [
+        torch.as_tensor(load_balancing_loss_func((each,), EXPERTS, CHOSEN))
+        for each in found.router_logits  # all together, as transformers has them, one makes up for another
+    ]
+    return next_token_loss(found.logits, ids) + BALANCE * torch.stack(balances).mean()
 
 
 def prediction_loss(model: nn.Module, ids: torch.Tensor) -> torch.Tensor:
