@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +33,7 @@ from elsa.train.loss import squared_gradients
 ROOT = Path(__file__).parents[1]
 INK = "#7a7f87"  # legible on white and on black
 BLUE, ORANGE, GREEN, RED, PURPLE = "#3b82c4", "#e08a1e", "#3a9d5d", "#d1495b", "#8f63c9"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.hashsalt": "elsa", "svg.fonttype": "path", "font.size": 10, "savefig.transparent": True, "text.color": INK,
     "axes.edgecolor": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK, "axes.titlecolor": INK,
     "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "axes.titlesize": 10,

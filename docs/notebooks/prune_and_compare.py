@@ -41,11 +41,10 @@ for method in ("wanda", "sparsegpt"):
 
 # %%
 training = ["training=short", "training.distillation=1", "training.learning_rate=2e-3"]
-calibration = f"method.start.calibration_windows={WINDOWS}"
-runs["sparsegpt, then trained"] = elsa.prune(
-    "tiny", "finetuned", 0.8, steps=STEPS, overrides=[*SCORED, *training, "method.start=sparsegpt"]
-)
-runs["elsa_plus"] = elsa.prune("tiny", "elsa_plus", 0.8, steps=STEPS, overrides=[*SCORED, *training, calibration])
+training += [*SCORED, f"method.start.calibration_windows={WINDOWS}"]
+overrides = [*training, "method.start=sparsegpt"]
+runs["sparsegpt, then trained"] = elsa.prune("tiny", "finetuned", 0.8, steps=STEPS, overrides=overrides)
+runs["elsa_plus"] = elsa.prune("tiny", "elsa_plus", 0.8, steps=STEPS, overrides=training)
 
 # %%
 for name, run in runs.items():
