@@ -317,8 +317,8 @@ def _training(folder: Path) -> tuple[list[dict[str, float]], list[str]]:
 
 
 def _sources(path: Path) -> list[Path]:
-    """The records below a folder, or the one `records.jsonl` that an earlier report wrote."""
-    return [path] if path.is_file() else sorted(path.rglob("result.json"))
+    """The records below a folder, or the one `records.jsonl` that an earlier report wrote: the file, or its folder."""
+    return [path] if path.is_file() else sorted(path.rglob("result.json")) or sorted(path.glob("records.jsonl"))
 
 
 def _read(sources: list[Path]) -> tuple[list[tuple[Record, Path | None]], list[str]]:

@@ -230,7 +230,7 @@ def test_report_averages_seeds_and_skips_what_is_no_record(elsa, tmp_path):
     assert len(list(Path().glob("outputs/reports/*/runs/*.html"))) == 9
     assert r"\toprule" in next(Path().glob("outputs/reports/*/tables.tex")).read_text()
     bundle = next(Path().glob("outputs/reports/*/records.jsonl"))
-    for sources in (bundle, f"{bundle},outputs/runs"):  # what stands in both counts once
+    for sources in (bundle.parent, f"{bundle},outputs/runs"):  # what stands in both counts once
         _, again, _ = elsa("report", f"records=[{sources}]", "paths.outputs=elsewhere", model=False)
         assert again.replace("elsewhere", "outputs") == out
 
