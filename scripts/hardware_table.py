@@ -56,7 +56,7 @@ def shape_of(model: str, weights: str, windows: int, autocast: str) -> Shape:
     """Of a part of a step of so many windows."""
     run = run_of(model, "method=dense")
     training = Training(batch_size=windows, autocast=autocast)
-    return measure(run.model.structure(Path(run.paths.cache)), training, weights, length_of(run), run.model.choose)
+    return measure(run.model.sizes(Path(run.paths.cache)), training, weights, length_of(run), run.model.choose)
 
 
 def length_of(run: PruneConfig) -> int:

@@ -42,8 +42,7 @@ for method in ("wanda", "sparsegpt"):
 # %%
 training = ["training=short", "training.distillation=1", "training.learning_rate=2e-3"]
 training += [*SCORED, f"method.start.calibration_windows={WINDOWS}"]
-overrides = [*training, "method.start=sparsegpt"]
-runs["sparsegpt, then trained"] = elsa.prune("tiny", "finetuned", 0.8, steps=STEPS, overrides=overrides)
+runs["sparsegpt, then trained"] = elsa.prune("tiny", "finetuned/sparsegpt", 0.8, steps=STEPS, overrides=training)
 runs["elsa_plus"] = elsa.prune("tiny", "elsa_plus", 0.8, steps=STEPS, overrides=training)
 
 # %%

@@ -241,6 +241,7 @@ def _device(given: str) -> str:
 
 
 def _disk(outputs: Path) -> str:
+    check_writable("paths.outputs", outputs)
     there = next(folder for folder in (outputs, *outputs.absolute().parents) if folder.is_dir())
     free = shutil.disk_usage(there).free
     require(free >= _GIB, "paths.outputs", outputs, f"only {free / _GIB:.1f} GiB free")

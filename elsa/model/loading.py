@@ -94,6 +94,10 @@ class ModelSource(ABC):
             del config.quantization_config
         return config
 
+    def sizes(self, cache: Path) -> PretrainedConfig:
+        """As `structure`, but it may be known where the model itself is out of reach."""
+        return self.structure(cache)
+
     def skeleton(self, cache: Path) -> PreTrainedModel:
         """The model without memory for its weights (meta device), to look at its structure.
 
@@ -171,9 +175,9 @@ class Pretrained(ModelSource):
         looks_local = self.path.startswith((".", "/", "~")) or self.path.count("/") != 1
         require(not looks_local, "path", self.path, "no such folder; a hub id has the form organisation/name")
 
-    def structure(self, cache: Path) -> PretrainedConfig:
+    def sizes(self, cache: Path) -> PretrainedConfig:
         try:
-            return super().structure(cache)
+            return super().sizes(cache)
         except UserError:
             if self.architecture is None:
                 raise

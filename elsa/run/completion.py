@@ -175,7 +175,7 @@ def _file(group: str, name: str) -> Path | None:
 def _read(path: Path) -> dict[str, Any]:
     """A YAML file of this project or of a package with methods; nothing if it is broken, of which a run will tell."""
     try:
-        found = yaml.load(path.read_text(encoding="utf-8"), _LOADER) if path.is_file() else {}
+        found = _LOADER(path.read_text(encoding="utf-8")).get_single_data() if path.is_file() else {}
     except (yaml.YAMLError, UnicodeDecodeError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -60,7 +60,7 @@ def smaller_settings(run: PruneConfig) -> list[str] | None:
 
 
 def _measuring(run: PruneConfig) -> ShapeOf:
-    config = run.model.structure(Path(run.paths.cache))
+    config = run.model.sizes(Path(run.paths.cache))
 
     @functools.cache
     def shape_of(training: Training, weights: str) -> Shape:

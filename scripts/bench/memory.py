@@ -64,7 +64,7 @@ def measured(options: argparse.Namespace, precision: str) -> dict[str, float]:
 
 def predicted(options: argparse.Namespace, precision: str) -> float:
     run = run_of(options, precision)
-    shape = measure(run.model.structure(Path(run.paths.cache)), run.training, run.precision.weights, options.length)
+    shape = measure(run.model.sizes(Path(run.paths.cache)), run.training, run.precision.weights, options.length)
     state = Elsa().state_bytes(run.precision)
     return need(shape, run.training, run.precision, options.length, state=state, devices=options.devices).peak
 

@@ -39,7 +39,7 @@ def test_elsa_prunes_saves_counts_evaluates_and_records(elsa, tmp_path):
         assert count == {"zeros": int((state[name] == 0).sum()), "numel": state[name].numel()}
 
 
-def test_zeros_are_counted_in_the_file_and_not_in_memory(elsa, monkeypatch):
+def test_zeros_are_counted_in_the_file_and_not_in_memory(elsa, saved_model, monkeypatch):
     save_pretrained = LlamaForCausalLM.save_pretrained
 
     def losing_a_zero(self, folder, **options):
