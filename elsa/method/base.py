@@ -104,8 +104,10 @@ class Method(ABC):
     def check(self, training: Training) -> None:  # noqa: B027 (most methods have nothing to check)
         """Raise `UserError` if the method cannot run with this `training`."""
 
-    def check_model(self, model: nn.Module) -> None:  # noqa: B027
+    def check_model(self, model: nn.Module) -> None:
         """Raise `UserError` if it cannot prune a `model` like this one, whose weights may be on the meta device."""
+        if self.first is not None:
+            self.first.check_model(model)
 
     def draws(self, training: Training) -> set[int]:
         """How many windows of text it asks for, each time that it does: they can be cut before anything is loaded.
@@ -154,9 +156,6 @@ class Following(Method):
     def check_pattern(self, pattern: Pattern) -> None:
         super().check_pattern(pattern)
         self.start.check_pattern(pattern)
-
-    def check_model(self, model: nn.Module) -> None:
-        self.start.check_model(model)
 
     @property
     def label(self) -> str:

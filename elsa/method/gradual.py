@@ -68,10 +68,6 @@ class Gradual(Projecting):
         if self.start is not None:
             self.start.check_pattern(pattern)
 
-    def check_model(self, model: nn.Module) -> None:
-        if self.start is not None:
-            self.start.check_model(model)
-
     def draws(self, training: Training) -> set[int]:
         return super().draws(training) | (set() if self.start is None else self.start.draws(training))
 
