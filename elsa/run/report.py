@@ -4,6 +4,7 @@ import json
 import sys
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,7 @@ from elsa.report.table import console
 from elsa.sweep.manifest import STATES, Cell, is_running, read_manifest
 from elsa.track.jsonl import logged
 
+_Log = tuple[list[dict[str, float]], list[str]]  # what a run has logged, and a line if its file is broken
 _LINES = TypeAdapter(list[dict[str, float]])
 _CHANGES = TypeAdapter(dict[int, dict[str, float]])
 
@@ -186,7 +188,8 @@ def _make(
     perplexities, accuracies = grids(records), accuracy_grids(records)
     every = perplexities + accuracies + generation_grids(records)
     measured = speeds([scored(record, record["evaluations"][0]) for record, _ in found.records], found.benches)
-    curves, broken = _curves(viewed)
+    logs = {path: _training(path) for _, path in found.records if path is not None}
+    curves, broken = _curves(viewed, logs)
     labels = [(row, method) for each in curves.values() for runs in each.values() for row, method, *_ in runs]
     styles = report_styles(every, labels)
     pictures = [*_pictures(perplexities, accuracies, records, styles), *_training_pictures(curves, styles)]
@@ -202,7 +205,7 @@ def _make(
         every, pictures, records, [] if progress else found.failed, measured, styles=styles, folders=folders,
         pages=pages, progress=progress,
     )  # fmt: skip
-    _write_run_pages(folder, found.records, outputs, set() if made is None else made)
+    _write_run_pages(folder, found.records, outputs, logs, set() if made is None else made)
     write_text(folder / "index.html", text)
     return every, measured
 
@@ -212,7 +215,9 @@ def _page_name(record: Record) -> str:
     return f"{name}.html" if name == record["name"] else f"{name[:60]}-{content_hash(record['name'])}.html"
 
 
-def _write_run_pages(folder: Path, records: list[tuple[Record, Path | None]], outputs: Path, made: set[str]) -> None:
+def _write_run_pages(
+    folder: Path, records: list[tuple[Record, Path | None]], outputs: Path, logs: Mapping[Path, _Log], made: set[str]
+) -> None:
     """One for each record that is not in `made`, which then is."""
     said = _kept(outputs)
     write_text(folder / LIBRARY, library())
@@ -220,7 +225,7 @@ def _write_run_pages(folder: Path, records: list[tuple[Record, Path | None]], ou
         key = content_hash([record["name"], [each["key"] for each in record["evaluations"]]])
         if key in made:
             continue
-        lines, _ = ([], []) if path is None else _training(path)
+        lines, _ = ([], []) if path is None else logs[path]
         changes = {} if path is None else _mask_changes(path)
         text = run_page(record, folder / "runs", path, lines, changes, said.get(record["name"], []))
         write_text(folder / "runs" / _page_name(record), text)
@@ -293,14 +298,14 @@ def _benches(sources: list[Path]) -> tuple[list[dict[str, Any]], list[str]]:
     return found, broken
 
 
-def _curves(found: list[tuple[Record, Path | None]]) -> tuple[dict[str, Curves], list[str]]:
+def _curves(found: list[tuple[Record, Path | None]], logs: Mapping[Path, _Log]) -> tuple[dict[str, Curves], list[str]]:
     """Of every model, the runs that trained and whose folder is there, and a line for what is broken."""
     curves, broken = dict[str, Curves](), list[str]()
     for model in dict.fromkeys(record["model"] for record, _ in found):
         own = [(record, folder) for record, folder in found if record["model"] == model]
         labels, curves[model] = row_labels([record for record, _ in own]), {}
         for record, folder in own:
-            lines, said = ([], []) if folder is None else _training(folder)
+            lines, said = ([], []) if folder is None else logs[folder]
             broken += said
             if lines:
                 line = (labels[record["name"]], record["method"], record["name"], lines)
@@ -308,7 +313,7 @@ def _curves(found: list[tuple[Record, Path | None]]) -> tuple[dict[str, Curves],
     return curves, broken
 
 
-def _training(folder: Path) -> tuple[list[dict[str, float]], list[str]]:
+def _training(folder: Path) -> _Log:
     """What a run has logged at its steps, and a line if the file is broken."""
     try:
         return _LINES.validate_python(logged(folder)), []
