@@ -106,14 +106,20 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Pa
     (folder / "training.json").write_text(json.dumps(log, indent=1) + "\n")
 
 
+def options_of(description: str | None, **defaults: Any) -> argparse.Namespace:
+    """What the command line says of a training."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--decay", type=float, help="share of the steps in which the rate falls to 0")
+    parser.add_argument("--batch", type=int, help=f"windows of {LENGTH} tokens")
+    parser.add_argument("--learning-rate", type=float)
+    parser.add_argument("--out", type=Path)
+    parser.set_defaults(**defaults)
+    return parser.parse_args()
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=15000)
-    parser.add_argument("--decay", type=float, default=0.3, help="share of the steps in which the rate falls to 0")
-    parser.add_argument("--batch", type=int, default=8, help=f"windows of {LENGTH} tokens")
-    parser.add_argument("--learning-rate", type=float, default=2e-3)
-    parser.add_argument("--out", type=Path, default=Path("elsa/model/tiny"))
-    options = parser.parse_args()
+    options = options_of(__doc__, steps=15000, decay=0.3, batch=8, learning_rate=2e-3, out=Path("elsa/model/tiny"))
 
     torch.manual_seed(0)
     source = Stdlib(sequence_length=LENGTH)

@@ -5,14 +5,13 @@ tokenizer. A loss that balances the router (Switch Transformers, arXiv 2101.0396
 Minutes on one core. Run: python scripts/train_tiny_moe.py; elsa model=pretrained model.path=outputs/tiny_moe
 """
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from train_tiny_model import LENGTH, fit, next_token_loss
+from train_tiny_model import LENGTH, fit, next_token_loss, options_of
 from transformers import PreTrainedTokenizerFast, Qwen3MoeConfig, Qwen3MoeForCausalLM
 from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss_func
 
@@ -48,13 +47,7 @@ def prediction_loss(model: nn.Module, ids: torch.Tensor) -> torch.Tensor:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--decay", type=float, default=0.4, help="share of the steps in which the rate falls to 0")
-    parser.add_argument("--batch", type=int, default=4, help=f"windows of {LENGTH} tokens")
-    parser.add_argument("--learning-rate", type=float, default=3e-3)
-    parser.add_argument("--out", type=Path, default=Path("outputs/tiny_moe"))
-    options = parser.parse_args()
+    options = options_of(__doc__, steps=1000, decay=0.4, batch=4, learning_rate=3e-3, out=Path("outputs/tiny_moe"))
 
     torch.manual_seed(0)
     source = Stdlib(sequence_length=LENGTH)

@@ -13,7 +13,7 @@ CONF = next(folder for folder in (_PACKAGE / "conf", _PACKAGE.parent / "conf") i
 
 def choices(group: str) -> list[str]:
     """What can be chosen in a config group."""
-    return sorted({path.stem for folder in _folders() for path in (folder / group).glob("*.yaml")})
+    return [name for name in all_choices(group) if "/" not in name]
 
 
 def all_choices(group: str) -> list[str]:
