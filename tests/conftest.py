@@ -35,7 +35,15 @@ VOCABULARY = 300
 
 def pytest_addoption(parser):
     parser.addoption("--write-golden", action="store_true", help="keep what tests/run/test_golden.py finds")
+    parser.addoption("--slow", action="store_true", help="run the tests marked slow too")
     parser.addoption("--device", choices=("pretended", "cuda"), default="pretended", help="the GPU of the tests")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--slow"):
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
 
 
 _SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": VOCABULARY}

@@ -49,6 +49,12 @@ def test_the_licence_is_apache_2():
     assert "END OF TERMS AND CONDITIONS" in text
 
 
+def test_the_oldest_transformers_is_tested():
+    (bound,) = [each for each in PYPROJECT["project"]["dependencies"] if each.startswith("transformers>=")]
+    oldest = (ROOT / "constraints-oldest.txt").read_text().splitlines()
+    assert f"{bound.replace('>=', '==')}.0" in oldest
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     """The wheel as hatchling builds it here."""

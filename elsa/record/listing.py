@@ -17,6 +17,7 @@ from elsa.sweep.manifest import is_running
 from elsa.track.progress import progress
 
 _WRITTEN = ("config.json", "metrics.jsonl", "pruned.json", "result.json")  # by a run as it goes on
+_NAMED_ALONE = ("best", "elsa_plus")  # methods whose start is no part of their name
 _KEPT = "kept"  # a file in the folder of a run that is never deleted
 
 
@@ -138,10 +139,16 @@ def _facts(said: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _label(method: dict[str, Any]) -> str:
+    """Of a method's config, with what it starts with as far as that is part of its name."""
+    package, _, kind = str(method["_target_"]).rpartition(".")
+    label = package.rpartition(".")[2] if package.startswith("elsa.method.") else kind.lower()
+    return label if label in _NAMED_ALONE or method.get("start") is None else f"{_label(method['start'])}+{label}"
+
+
 def _of_config(config: dict[str, Any]) -> dict[str, Any]:
     """What a run that has no record yet is going to be."""
-    package, _, kind = str(config["method"]["_target_"]).rpartition(".")
-    method = package.rpartition(".")[2] if package.startswith("elsa.method.") else kind.lower()
+    method = _label(config["method"])
     ratio, pattern = config["sparsity"]["ratio"], config["sparsity"]["pattern"]
     label = "dense" if method == "dense" else f"{100 * ratio:g}%" if pattern == "unstructured" else pattern
     return {

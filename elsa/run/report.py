@@ -51,6 +51,7 @@ from elsa.report.style import Styles
 from elsa.report.table import console
 from elsa.sweep.manifest import STATES, Cell, is_running, read_manifest
 from elsa.track.jsonl import logged
+from elsa.track.progress import progress as shown
 
 _Log = tuple[list[dict[str, float]], list[str]]  # what a run has logged, and a line if its file is broken
 _LINES = TypeAdapter(list[dict[str, float]])
@@ -195,7 +196,7 @@ def _make(
     pictures = [*_pictures(perplexities, accuracies, records, styles), *_training_pictures(curves, styles)]
     pictures += _speed_pictures(measured)
     if progress is None:
-        for picture in pictures:
+        for picture in shown(pictures, "draw", unit="picture"):
             draw(picture, folder / f"{picture.name}.png")
         for line in broken:
             print(f"elsa: {line}", file=sys.stderr)
@@ -221,7 +222,7 @@ def _write_run_pages(
     """One for each record that is not in `made`, which then is."""
     said = _kept(outputs)
     write_text(folder / LIBRARY, library())
-    for record, path in records:
+    for record, path in shown(records, "write pages", unit="run"):
         key = content_hash([record["name"], [each["key"] for each in record["evaluations"]]])
         if key in made:
             continue

@@ -29,8 +29,8 @@ def start(command: str, arguments: list[str]) -> None:
     _quiet(command)
     show_on_console()
     OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
-    shows = {"--cfg", "-c"}.intersection(argument.partition("=")[0] for argument in arguments)
-    resolved = ["--resolve"] if shows else []
+    shows_run = {f"{flag}={what}" for flag in ("-c", "--cfg") for what in ("job", "all")}.intersection(arguments)
+    resolved = ["--resolve"] if shows_run else []  # Hydra's settings alone refer to what is not among them
     sys.argv = ["elsa", *arguments, *resolved]
     try:
         _compose_and_run(command)

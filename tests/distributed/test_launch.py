@@ -99,6 +99,7 @@ def weights(outputs):
     return path.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_run_that_loses_a_rank_goes_on_to_the_weights_of_one_device(base):
     one = launched(["-m", "elsa", *RUN, *base, "paths.outputs=one"])
     two = launched(["-m", "elsa", *RUN, *base, "devices=2"])
@@ -146,6 +147,7 @@ def test_processes_that_torchrun_has_started_join(base):
     assert found["perplexity"] == kept["perplexity"]  # the same bits
 
 
+@pytest.mark.slow
 def test_a_mistake_is_one_line_of_the_first_rank(base):
     process = launched(["-m", "elsa", *RUN, *base, "devices=2", "model.name=../up"])
     out, error = process.communicate(timeout=60)

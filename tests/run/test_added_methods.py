@@ -104,6 +104,7 @@ def test_the_method_of_the_guide_is_one_like_the_others(elsa, documented, tmp_pa
     assert record["sparsity"]["counted"] == pytest.approx(0.8, abs=0.01)
 
 
+@pytest.mark.slow
 def test_another_method_starts_with_it_and_a_sweep_holds_it(elsa, documented, tmp_path):
     few = ["training.steps=4", "training.batch_size=2"]
     code, _, err = elsa("method=finetuned", "method.start=ranked", *few)

@@ -120,6 +120,7 @@ def test_a_multirun_ends_with_table_and_picture(elsa):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+@pytest.mark.slow
 def test_wandb_reads_back_a_multirun_as_one_group_with_all_that_a_run_holds(elsa):
     few = ["training.steps=8", "training.batch_size=2", "method.interval=2", "training.learning_rate=1e-3"]
     code, _, err = elsa("-m", "method=elsa", "sparsity.ratio=0.5,0.7,0.9", *few, "tracker=wandb")
@@ -335,6 +336,13 @@ def test_cfg_job_prints_the_resolved_run_and_starts_nothing(elsa):
     assert "calibration_windows: 128" in out
     assert "${" not in out
     assert not Path("outputs").exists()
+
+
+@pytest.mark.parametrize("shown", ["hydra", "all"])
+def test_cfg_shows_hydras_settings_too(elsa, shown):
+    code, out, err = elsa("--cfg", shown, model=False)
+    assert code == 0, err
+    assert "sweeper:" in out
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ def start_elsewhere(arguments):
     return process
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGKILL, marks=pytest.mark.slow), signal.SIGTERM])
 def test_a_killed_process_is_continued_to_the_same_weights(elsa, saved_model, corpus, number):
     base = ["model=pretrained", "model.name=small", f"model.path={saved_model}", *corpus]
     process = start_elsewhere([*RUN, *base])

@@ -150,6 +150,7 @@ def test_code_that_changes_the_result_runs_anew_and_old_results_are_reused_only_
     assert after["perplexity"]["held_out"]["perplexity"] > before["perplexity"]["held_out"]["perplexity"]
 
 
+@pytest.mark.slow
 def test_a_comment_is_no_change_of_code(copied_elsa, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     copied_elsa(*WANDA)

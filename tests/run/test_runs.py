@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from elsa.config.build import build
+from elsa.config.choices import all_choices
+from elsa.config.compose import compose, plain
+from elsa.config.prune import PruneConfig
 from elsa.files import write_json
 from tests.record.records import record
 
@@ -65,6 +69,14 @@ def test_every_run_is_listed_whether_or_not_it_is_finished(runs):
     assert (elsa["perplexity"], elsa["counted"]) == ({"held_out": 20.0}, 0.5)
     assert 500_000 < elsa["bytes"] < 510_000
     assert rows["a-dense"]["age_seconds"] == pytest.approx(3 * 86400, abs=60)
+
+
+@pytest.mark.parametrize("choice", all_choices("method"))
+def test_a_run_that_has_just_begun_is_called_as_its_record_will_call_it(runs, choice):
+    config = plain(compose(f"method={choice}", "model.name=b"))
+    write_json(put("c-begun") / "config.json", config)
+    (row,) = runs("name=c-*")
+    assert row["method"] == build(PruneConfig, config).method.label
 
 
 def test_what_is_not_scored_yet_says_so(runs):
