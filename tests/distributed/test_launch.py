@@ -85,7 +85,7 @@ def test_a_signal_reaches_every_rank():
 RUN = [
     "method=elsa", "sparsity.ratio=0.9", "method.interval=2", "training.steps=24", "training.batch_size=4",
     "training.accumulation=4", "training.fixed_order=true", "training.learning_rate=1e-3", "checkpoint.every_minutes=0",
-    "probe_every=4",
+    "probe_every=4", "training.autocast=none",
 ]  # fmt: skip
 
 
@@ -126,14 +126,22 @@ def test_a_run_that_loses_a_rank_goes_on_to_the_weights_of_one_device(base):
     assert [line.split(",")[0] for line in lines] == [f'{{"step": {step}' for step in range(2, 25, 2)]
 
 
+FEW = ["method=wanda", "method.calibration_windows=6", "sparsity=2of4"]
+
+
 def test_processes_that_torchrun_has_started_join(base):
-    few = ["method=wanda", "method.calibration_windows=6", "sparsity=2of4"]
-    command = ["-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "elsa", *few, *base]
+    command = ["-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "elsa", *FEW, *base]
     out, error = launched(command).communicate(timeout=120)
     assert out.count("record outputs/runs/small-wanda-2of4") == 1, error
-    folder, record = of("wanda")
+    _, record = of("wanda")
     assert record["devices"] == 2
     assert record["sparsity"]["counted"] == 0.5
+
+
+@pytest.mark.slow
+def test_several_ranks_score_as_one(base):
+    launched(["-m", "elsa", *FEW, *base]).communicate(timeout=120)
+    folder, _ = of("wanda")
     again = ["-m", "elsa", "evaluate", f"checkpoint={folder}", *base[3:], "eval.windows=7"]
     one, _ = launched(again).communicate(timeout=60)
     path = folder / "result.json"

@@ -174,8 +174,17 @@ def _goes_on(ranks, folder, stop, method, precision, family="llama"):
     return digest(state) if ranks.first else None
 
 
-@pytest.mark.parametrize("order", [(2, 4, 1), (1, 2, 2), (4, 1, 2)], ids=str)
-@pytest.mark.parametrize("method", ["auto", "with a dual", "elsa_plus", "finetuned"])
+ORDERS = {"auto": (2, 4, 1), "with a dual": (4, 1, 2), "elsa_plus": (1, 2, 2), "finetuned": (2, 4, 1)}
+
+
+@pytest.mark.parametrize(
+    ("method", "order"),
+    [
+        pytest.param(method, order, id=f"{method}-{order}", marks=() if ORDERS[method] == order else pytest.mark.slow)
+        for method in ORDERS
+        for order in ((2, 4, 1), (1, 2, 2), (4, 1, 2))
+    ],
+)
 def test_a_run_goes_on_with_another_number_of_ranks(tmp_path, method, order):
     moments = "float32" if 4 in order else "8bit"  # of these models four ranks would cut the blocks
     precision = replace(PRECISIONS["fp8 state"], moments=moments)

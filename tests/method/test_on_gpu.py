@@ -1,5 +1,6 @@
 """Every method on a GPU: a real one with `--device cuda`, else a pretended one, where bits are those of the CPU."""
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -88,11 +89,18 @@ class _StopsAt(RunCheckpoints):
             raise Stopped(15, "")
 
 
-@pytest.mark.parametrize("stop", [1, 4])
-@pytest.mark.parametrize("precision", PRECISIONS.values(), ids=PRECISIONS.keys())
-@pytest.mark.parametrize("name", TRAINED)
+_QUICK = {("elsa", "low", 4), ("elsa_plus", "float32", 1), ("finetuned", "paper", 4)}  # each value once
+
+
+@pytest.mark.parametrize(
+    ("name", "precision", "stop"),
+    [
+        pytest.param(*each, marks=() if each in _QUICK else pytest.mark.slow)
+        for each in itertools.product(TRAINED, PRECISIONS, (1, 4))
+    ],
+)
 def test_a_run_that_goes_on_there_is_the_same_run(tmp_path, windows, gpu, name, precision, stop):
-    given = {"precision": precision, "penalty": Auto(), "training": TRAINING}
+    given = {"precision": PRECISIONS[precision], "penalty": Auto(), "training": TRAINING}
     whole = pruned(METHODS[name], windows, gpu.device, **given)
     with pytest.raises(Stopped):
         pruned(METHODS[name], windows, gpu.device, checkpoints=_StopsAt(tmp_path, stop), **given)

@@ -17,6 +17,7 @@ from tests.run.runs import of, records
 from tests.track.leet import logged
 
 TRAINING = ["training.steps=6", "training.batch_size=2", "training.learning_rate=1e-3", "method.interval=2"]
+TRAINING += ["training.autocast=none"]  # many processors emulate bf16, slowly
 
 
 def test_elsa_prunes_saves_counts_evaluates_and_records(elsa, tmp_path):
@@ -107,12 +108,12 @@ def test_a_run_waits_for_another_process_that_does_it(elsa, monkeypatch):
 
 
 def test_a_multirun_ends_with_table_and_picture(elsa):
-    code, out, err = elsa("-m", "method=wanda,sparsegpt", "++method.calibration_windows=4", "sparsity.ratio=0.5,0.8")
+    code, out, err = elsa("-m", "method=wanda,sparsegpt", "++method.calibration_windows=4")
     assert code == 0, err
-    assert len(records()) == 5
+    assert len(records()) == 3
     table = next(Path().glob("outputs/sweeps/*/table.md")).read_text()
     assert [line.split("|")[1].strip() for line in table.splitlines()[2:]] == [
-        "dense", "wanda", "wanda", "sparsegpt", "sparsegpt",
+        "dense", "wanda", "sparsegpt",
     ]  # fmt: skip
     picture = next(Path().glob("outputs/sweeps/*/perplexity.png"))
     assert picture.read_bytes().startswith(b"\x89PNG")
@@ -376,85 +377,3 @@ def test_a_mistake_is_one_line_exit_code_2_and_nothing_written(elsa, arguments, 
     assert err.count("\n") == 1
     assert out == ""
     assert not Path("outputs/runs").exists()
-
-
-def test_every_knob_changes_the_result(elsa):
-    """A key without a reader would leave the weights as they are."""
-    small = ["method.calibration_windows=4"]
-    base = {
-        "elsa": TRAINING,
-        "sparsegpt": [*small, "method.block_size=16"],
-        "wanda": small,
-        "alps": small,
-        "l_admm": small,
-        "safe": [*small, "method.epochs=2", "method.interval=1", "method.penalty=1.0"],
-        "sparsellm": [*small, "method.block_size=16", "method.iterations=1"],
-        "elsa_plus": [
-            *TRAINING[:-1],
-            "method.interval=1",
-            "training.learning_rate=1e-2",
-            "method.start=wanda",
-            "method.start_weights=false",
-            "method.hard=false",
-            "method.retention=1",
-            "method.polish_fraction=0",
-            "method.ramp_fraction=0",
-        ],
-        "finetuned": [change for change in TRAINING if not change.startswith("method")] + ["method.start=magnitude"],
-    }
-    changes = {
-        "elsa": [
-            "training.steps=8", "training.batch_size=4", "training.optimizer=sgd method.projection=euclidean",
-            "training.learning_rate=2e-3", "training.warmup_steps=2", "training.decay_fraction=0.5",
-            "training.beta1=0.5", "training.beta2=0.5", "training.gradient_clip=1e-3", "training.autocast=none",
-            "method.interval=3", "method.projection=euclidean", "sparsity.allocation=global", "penalty.contraction=3",
-            "penalty=constant", "penalty=constant penalty.value=1.0", "penalty=cosine", "sparsity.ratio=0.6", "seed=1",
-            "data.sequence_length=12", "precision.moments=8bit", "precision.moments=8bit precision.weights=bfloat16",
-            "precision.state=bfloat16", "precision.state=float8",
-            "precision.state=float8 precision.dual=bfloat16", "precision.gradient_release=true",
-            "precision.loss_chunk=8", "training.distillation=0.5", "training.distinct_windows=3",
-            "training.distillation=0.5 training.hidden_distillation=1",
-        ],
-        "sparsegpt": [
-            "method.damping=1.0", "method.block_size=8", "method.match_reference=true", "method.calibration_windows=2",
-            "sparsity=2of4",
-        ],
-        "wanda": [
-            "sparsity.allocation=global", "method.calibration_windows=1", "model.begin_with_bos=true",
-            "model.dtype=bfloat16",
-        ],
-        "alps": [
-            "method.damping=1.0", "method.rho=1.0", "method.iterations=3", "method.update_interval=5",
-            "method.refine_iterations=2", "method.refine_tolerance=0.5",
-        ],
-        "l_admm": [
-            "method.damping=1.0", "method.iterations=40", "method.mask_iterations=5", "method.match_reference=true",
-        ],
-        "safe": [
-            "method.epochs=3", "method.learning_rate=1e-3", "method.penalty=0.1", "method.perturbation=0.0",
-            "method.interval=2", "method.activation_aware=false",
-        ],
-        "sparsellm": [
-            "method.damping=1.0", "method.block_size=8", "method.iterations=2", "method.alpha=1.0", "method.beta=1.0",
-            "method.activation_steps=1",
-        ],
-        "elsa_plus": [
-            "method.start=null", "method.start=sparsegpt", "method.start_weights=true",
-            "method.retention=0.5", "method.retention=0 method.hard=true", "method.polish_fraction=0.5",
-            "method.dual_step=0.5", "method.dual_from=0.5", "method.dual_limit=0.1",
-            "training.distillation=0.5", "training.distillation=0.5 method.hidden_distillation=0", "method.interval=2",
-            "method.start=null method.ramp_fraction=0.5",
-            "method.start=null method.ramp_fraction=0.5 method.ramp_from=0.2",
-            "penalty.contraction=3", "method.projection=euclidean",
-        ],
-        "finetuned": ["method.start=dense", "training.distillation=0.5"],
-    }  # fmt: skip
-    for method, its_changes in changes.items():
-        seen = set()
-        for change in ["seed=0", *its_changes]:
-            code, _, err = elsa(f"method={method}", *base[method], *change.split(" "))
-            assert code == 0, err
-            newest = max(records(), key=lambda folder: (folder / "result.json").stat().st_mtime_ns)
-            weights = (newest / "model/model.safetensors").read_bytes()
-            assert weights not in seen, f"{method}: {change} changed nothing"
-            seen.add(weights)

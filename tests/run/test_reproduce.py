@@ -13,6 +13,7 @@ from elsa.run.reproduce import config_of
 from tests.run.runs import of
 
 TRAINING = ["training.steps=6", "training.batch_size=2", "training.learning_rate=1e-3", "method.interval=2"]
+TRAINING += ["training.autocast=none"]
 
 
 @pytest.fixture
