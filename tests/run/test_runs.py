@@ -12,7 +12,7 @@ import pytest
 
 from elsa.config.build import build
 from elsa.config.choices import all_choices
-from elsa.config.compose import compose, plain
+from elsa.config.compose import compose
 from elsa.config.prune import PruneConfig
 from elsa.files import write_json
 from tests.record.records import record
@@ -73,7 +73,7 @@ def test_every_run_is_listed_whether_or_not_it_is_finished(runs):
 
 @pytest.mark.parametrize("choice", all_choices("method"))
 def test_a_run_that_has_just_begun_is_called_as_its_record_will_call_it(runs, choice):
-    config = plain(compose(f"method={choice}", "model.name=b"))
+    config = compose(f"method={choice}", "model.name=b")
     write_json(put("c-begun") / "config.json", config)
     (row,) = runs("name=c-*")
     assert row["method"] == build(PruneConfig, config).method.label
