@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Install if need be, prune the embedded model to 90 % with nine methods, and show table and picture.
+# Install if need be, prune the embedded model to 90 % with eight methods, and show table and picture.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bash scripts/setup.sh

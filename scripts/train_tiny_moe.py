@@ -2,7 +2,7 @@
 
 A Qwen3-MoE of 3.2 M parameters, of which a token uses 1.1 M: 4 blocks of 8 experts, 2 for each token, with tiny's
 tokenizer. A loss that balances the router (Switch Transformers, arXiv 2101.03961, Eq. 4) keeps all experts in use.
-Minutes on one core. Run: python scripts/train_tiny_moe.py; elsa model=pretrained model.path=outputs/tiny_moe
+A quarter of an hour on one core. Run: python scripts/train_tiny_moe.py; elsa model=pretrained model.path=outputs/tiny_moe
 """
 
 import json
@@ -47,7 +47,7 @@ def prediction_loss(model: nn.Module, ids: torch.Tensor) -> torch.Tensor:
 
 
 def main() -> None:
-    options = options_of(__doc__, steps=1000, decay=0.4, batch=4, learning_rate=3e-3, out=Path("outputs/tiny_moe"))
+    options = options_of(__doc__, steps=2000, decay=0.4, batch=4, learning_rate=3e-3, out=Path("outputs/tiny_moe"))
 
     torch.manual_seed(0)
     source = Stdlib(sequence_length=LENGTH)
