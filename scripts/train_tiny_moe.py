@@ -2,7 +2,9 @@
 
 A Qwen3-MoE of 3.2 M parameters, of which a token uses 1.1 M: 4 blocks of 8 experts, 2 for each token, with tiny's
 tokenizer. A loss that balances the router (Switch Transformers, arXiv 2101.03961, Eq. 4) keeps all experts in use.
-A quarter of an hour on one core. Run: python scripts/train_tiny_moe.py; elsa model=pretrained model.path=outputs/tiny_moe
+A quarter of an hour on one core.
+
+python scripts/train_tiny_moe.py; elsa model=pretrained model.path=outputs/tiny_moe
 """
 
 import json
