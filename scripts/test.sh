@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Install if need be and run every check: style, import order, types, tests on two processes. Arguments go to pytest.
+# Install if need be, then check style, import order, types and tests, on two processes. Arguments go to pytest.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bash scripts/setup.sh test
