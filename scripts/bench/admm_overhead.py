@@ -80,13 +80,12 @@ def seconds_a_step(
             pattern=Pattern(pattern="unstructured", ratio=0.9),
         )  # fmt: skip
         phases = Phases(steps=options.steps, interval=options.interval)
-        made.append(
-            TimedAdmm(
-                projection, Constant(value=0.01), task.precision, phases, task.training, probe_every=task.probe_every
-            )
+        constraint = TimedAdmm(
+            projection, Constant(value=0.01), task.precision, phases, task.training, probe_every=task.probe_every
         )
-        made[0].first = options.interval
-        return made[0]
+        constraint.first = options.interval
+        made.append(constraint)
+        return constraint
 
     steps = options.steps - options.interval
     while True:
