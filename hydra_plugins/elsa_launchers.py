@@ -76,8 +76,9 @@ class _ProcessLauncher(Launcher):
         self._context, self._config = hydra_context, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from elsa.run.sweep import sweep
+        from elsa.run.start import load
 
+        sweep = load("sweep").sweep
         loader = self._context.config_loader
         assert isinstance(loader, ConfigLoaderImpl)
         loader.repository = _ReadOnce(loader.repository)  # type: ignore[assignment] # Hydra itself does so

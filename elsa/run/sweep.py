@@ -45,7 +45,7 @@ def local_slots(gpus: list[int] | None, gpus_per_job: int, cpus: int, threads: i
     else:
         ids = here if torch.cuda.device_count() else []
     if not ids:
-        return Slots(cpu_slots(cpus, threads))
+        return Slots(cpu_slots(cpus, threads), imports=["elsa.run.forked"] if sys.platform == "linux" else [])
     enough = len(ids) >= gpus_per_job
     require(enough, "hydra.launcher.gpus_per_job", gpus_per_job, f"at most {len(ids)}, the GPUs there are")
     return Slots(gpu_slots(ids, gpus_per_job), gpus_per_job)
@@ -67,7 +67,7 @@ def sweep(job_overrides: list[list[str]], compose: Compose, folder: Path, worker
         return smaller_settings(built(cell.overrides)[0]) if retry else None
 
     def command_of(overrides: list[str]) -> list[str]:
-        return [sys.executable, "-m", "elsa.run.cli", "prune", *with_devices(overrides), "hydra.mode=RUN"]
+        return [sys.executable, "-m", "elsa", "prune", *with_devices(overrides), "hydra.mode=RUN"]
 
     if not job_overrides:
         raise UserError("hydra.mode=MULTIRUN: no run in this sweep; a glob matches no choice")

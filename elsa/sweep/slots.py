@@ -3,12 +3,20 @@
 Written here because joblib and submitit spread local jobs over no GPUs, and Hydra leaves that to others.
 """
 
+import multiprocessing
 import os
+import runpy
 import subprocess
+import sys
 import time
+from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Protocol
+
+import torch
 
 
 class Job(Protocol):
@@ -65,13 +73,21 @@ def cpu_slots(count: int, threads: int | None) -> list[Slot]:
 
 
 class Slots(Workers):
-    """A slot is taken until its process has ended, however it ended."""
+    """A slot is taken until its process has ended, however it ended.
+
+    `imports`: modules that every process would import, which takes seconds. With them the processes, all of them
+    `python -m ...`, fork from one that has imported these and does nothing else. Not for GPUs, whose driver a fork does
+    not survive.
+    """
 
     here = True
 
-    def __init__(self, slots: list[Slot], devices: int = 1):
+    def __init__(self, slots: list[Slot], devices: int = 1, imports: Sequence[str] = ()):
         self._slots, self.devices = slots, devices
-        self._jobs: dict[str, _Process] = {}
+        self._jobs: dict[str, Job] = {}
+        self._forks = multiprocessing.get_context("forkserver") if imports else None
+        if self._forks is not None:
+            self._forks.set_forkserver_preload(list(imports))
 
     def free(self) -> bool:
         return self._free() is not None
@@ -83,29 +99,72 @@ class Slots(Workers):
     def start(self, command: list[str], environment: dict[str, str], log: Path) -> Job:
         slot = self._free()
         assert slot is not None, "`free` is asked first"
-        job = _Process(slot.name, command, os.environ | environment | slot.environment, log)
+        variables = os.environ | environment | slot.environment
+        log.parent.mkdir(parents=True, exist_ok=True)
+        job: Job
+        if self._forks is None:
+            job = _Program(slot.name, command, variables, log)
+        else:
+            job = _Fork(slot.name, self._forks.Process(target=_run_module, args=(command, variables, log)))
         self._jobs[slot.name] = job
         return job
 
 
-class _Process(Job):
+class _Local(Job):
     """In a session of its own, so that Ctrl-C reaches the sweep alone, which then stops its processes in good order."""
 
-    def __init__(self, where: str, command: list[str], environment: dict[str, str], log: Path):
+    def __init__(self, where: str):
         self.where, self._began = where, time.monotonic()
-        log.parent.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._began
+
+    @abstractmethod
+    def poll(self) -> int | None: ...
+
+    @abstractmethod
+    def stop(self) -> None: ...
+
+
+class _Program(_Local):
+    def __init__(self, where: str, command: list[str], environment: dict[str, str], log: Path):
+        super().__init__(where)
         with log.open("a") as file:
             self._process = subprocess.Popen(
                 command, env=environment, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
                 start_new_session=True,
             )  # fmt: skip
 
-    @property
-    def seconds(self) -> float:
-        return time.monotonic() - self._began
-
     def poll(self) -> int | None:
         return self._process.poll()
 
     def stop(self) -> None:
         self._process.terminate()
+
+
+class _Fork(_Local):
+    def __init__(self, where: str, process: ForkServerProcess):
+        super().__init__(where)
+        self._process = process
+        process.start()
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def stop(self) -> None:
+        self._process.terminate()
+
+
+def _run_module(command: list[str], environment: dict[str, str], log: Path) -> None:
+    """What `python -m module arguments...` would do, in a fork: it has no variables and no output of its own yet."""
+    _, _, module, *arguments = command
+    os.setsid()
+    with log.open("a") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.environ.clear()
+    os.environ |= environment
+    torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))  # torch has read the variable at its import
+    sys.argv = [module, *arguments]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -1,6 +1,7 @@
 """Matrices as they lie in memory, and how they multiply."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -37,6 +38,21 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 def test_the_kernels_of_this_package_are_built_where_there_is_a_compiler():
     assert cpu_kernels() is None
     assert {"bits", "csr16", "csr", "scipy", "dense"} == set(HERE)
+
+
+@needs_kernels
+def test_a_build_that_was_killed_does_not_hold_up_the_next_one(tmp_path, monkeypatch):
+    def builds(build_directory, **settings):
+        assert not (Path(build_directory) / "lock").exists(), "torch would wait for this to go away"
+        raise RuntimeError("far enough")
+
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    monkeypatch.setattr("torch.utils.cpp_extension.load", builds)
+    build = cpu_kernels.__wrapped__
+    assert build() == "far enough"
+    (folder,) = tmp_path.iterdir()
+    (folder / "lock").touch()
+    assert build() == "far enough"
 
 
 @pytest.mark.parametrize("name", HERE)

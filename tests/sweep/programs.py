@@ -22,7 +22,7 @@ if "full" in words and "smaller" not in words:
 if "forgets" in words:
     sys.exit(0)
 time.sleep(60 if "endless" in words else float(os.environ.get("LASTS", 0.05)))
-seen = {name: os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")}
+seen = {name: os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")} | {"parent": os.getppid()}
 pathlib.Path(folder).mkdir(parents=True)
 (pathlib.Path(folder) / "result.json").write_text(json.dumps(seen | {"began": began, "ended": time.time()}))
 """
@@ -32,10 +32,10 @@ def cells(folder, *words):
     return [Cell(i, word, [word], str(folder / f"{i}-{word}")) for i, word in enumerate(words)]
 
 
-def run(folder, cells, workers, *, smaller=lambda cell: None, lasts=0.05):
+def run(folder, cells, workers, *, smaller=lambda cell: None, lasts=0.05, program=("-c", RUN)):
     def command_of(overrides):
         where = next(cell.folder for cell in cells if cell.overrides[0] == overrides[0])
-        return [sys.executable, "-c", RUN, where, *overrides]
+        return [sys.executable, *program, where, *overrides]
 
     with Manifest(folder, cells) as manifest:
         queue = Queue(

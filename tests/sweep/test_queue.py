@@ -111,6 +111,38 @@ def test_what_is_cut_off_by_a_stop_waits_and_what_still_ends_is_done(tmp_path):
     ]  # fmt: skip
 
 
+def test_forked_runs_share_a_parent_that_is_not_this_process_and_end_as_programs_do(tmp_path, monkeypatch):
+    (tmp_path / "forked_program.py").write_text(RUN)
+    monkeypatch.syspath_prepend(tmp_path)
+    todo = cells(tmp_path, "a", "dies", "full", "b")
+    workers = Slots(cpu_slots(2, 3), imports=["torch"])
+    a, dies, full, b = run(tmp_path, todo, workers, program=("-m", "forked_program"))
+    assert (a.state, b.state) == ("done", "done")
+    assert (dies.state, dies.reason) == ("failed", "killed by SIGKILL: began ['dies']")
+    assert (full.state, full.reason) == ("failed", "exit code 3: no memory")
+    one, other = results([a, b])
+    assert one["OMP_NUM_THREADS"] == "3"
+    assert one["parent"] == other["parent"] != os.getpid()
+
+
+def test_a_sweep_of_forked_runs_that_is_stopped_stops_them(tmp_path, monkeypatch):
+    (tmp_path / "forked_program.py").write_text(RUN)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def killer():
+        while not any(path.read_text().startswith("began") for path in tmp_path.glob("logs/*.log")):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    workers = Slots(cpu_slots(1, 1), imports=["torch"])
+    thread = threading.Thread(target=killer)
+    thread.start()
+    with pytest.raises(Stopped):
+        run(tmp_path, cells(tmp_path, "endless"), workers, program=("-m", "forked_program"))
+    thread.join()
+    assert [cell.state for cell in read_manifest(tmp_path)] == ["waiting"]
+
+
 def test_a_run_without_a_record_has_failed_whatever_its_exit_code(tmp_path):
     forgetful, fine = run(tmp_path, cells(tmp_path, "forgets", "fine"), Slots(cpu_slots(1, 1)))
     assert (forgetful.state, forgetful.reason) == ("failed", "exit code 0: began ['forgets']")

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 
 from elsa.errors import in_one_line
 from elsa.files import content_hash
@@ -31,11 +32,15 @@ def cpu_kernels() -> str | None:
     # one for each processor, version of torch and source: homes are shared, and torch's headers are no dependency
     name = f"elsa_cpu_{content_hash([_processor(), torch.__version__, _SOURCE.read_text()])}"
     _log.debug("building %s, once", name)
+    folder = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or cpp_extension.get_default_build_root()) / name
     try:
-        with working("build the C++ kernel"):
+        folder.mkdir(parents=True, exist_ok=True)
+        with working("build the C++ kernel"), FileLock(folder / ".lock"):
+            # torch's own lock outlives a build that was killed, and whoever comes next would wait for ever
+            (folder / "lock").unlink(missing_ok=True)
             cpp_extension.load(
                 name=name, sources=[str(_SOURCE)], extra_cflags=["-O3", "-fopenmp", *native],
-                extra_ldflags=["-fopenmp"], is_python_module=False,
+                extra_ldflags=["-fopenmp"], build_directory=str(folder), is_python_module=False,
             )  # fmt: skip
     except (RuntimeError, OSError, ImportError) as error:
         reason = in_one_line(error, 200)
