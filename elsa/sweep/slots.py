@@ -10,7 +10,8 @@ import subprocess
 import sys
 import time
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -105,7 +106,8 @@ class Slots(Workers):
         if self._forks is None:
             job = _Program(slot.name, command, variables, log)
         else:
-            job = _Fork(slot.name, self._forks.Process(target=_run_module, args=(command, variables, log)))
+            process = self._forks.Process(target=_run_module, args=(command, variables, log))
+            job = _Fork(slot.name, process, slot.environment)
         self._jobs[slot.name] = job
         return job
 
@@ -144,10 +146,11 @@ class _Program(_Local):
 
 
 class _Fork(_Local):
-    def __init__(self, where: str, process: ForkServerProcess):
+    def __init__(self, where: str, process: ForkServerProcess, environment: dict[str, str]):
         super().__init__(where)
         self._process = process
-        process.start()
+        with _variables(environment):  # libraries read them when the first process to start has the server import them
+            process.start()
 
     def poll(self) -> int | None:
         return self._process.exitcode
@@ -156,8 +159,19 @@ class _Fork(_Local):
         self._process.terminate()
 
 
+@contextmanager
+def _variables(environment: dict[str, str]) -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ |= environment
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ |= before
+
+
 def _run_module(command: list[str], environment: dict[str, str], log: Path) -> None:
-    """What `python -m module arguments...` would do, in a fork: it has no variables and no output of its own yet."""
+    """What `python -m module arguments...` would do, in a fork: it has neither variables nor output of its own yet."""
     _, _, module, *arguments = command
     os.setsid()
     with log.open("a") as file:
@@ -165,6 +179,6 @@ def _run_module(command: list[str], environment: dict[str, str], log: Path) -> N
         os.dup2(file.fileno(), 2)
     os.environ.clear()
     os.environ |= environment
-    torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))  # torch has read the variable at its import
+    torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))  # the server's may be those of an earlier sweep
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
