@@ -1,8 +1,10 @@
 """Training that several ranks share: with sums in a fixed order the bits of one, without it the same promises."""
 
 import hashlib
+import itertools
 import json
 import pickle
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -231,21 +233,32 @@ def test_nothing_in_a_state_is_executed(tmp_path):
     assert not (tmp_path / "executed").exists()
 
 
-@pytest.mark.parametrize("file", ["__1_0.distcp", "rest.pt", ".metadata", "checksums.json"])
-@pytest.mark.parametrize("how", ["cut", "flipped", "gone"])
-def test_a_damaged_state_is_passed_over(tmp_path, file, how):
-    on_ranks(2, _goes_on, tmp_path, 5, "auto", PRECISION)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000004", "step-00000005"]
-    path = tmp_path / "step-00000005" / file
+def _damage(path, how):
     content = path.read_bytes()
+    middle = len(content) // 2
     if how == "gone":
         path.unlink()
     elif how == "cut":
-        path.write_bytes(content[: len(content) // 2])
+        path.write_bytes(content[:middle])
     else:
-        middle = len(content) // 2
         path.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
-    assert on_ranks(2, _newest, tmp_path) == [4, 4]
+
+
+def _newest_of_each(ranks, folders):
+    return {folder.name: _newest(ranks, folder) for folder in folders}
+
+
+def test_a_damaged_state_is_passed_over(tmp_path):
+    whole = tmp_path / "whole"
+    on_ranks(2, _goes_on, whole, 5, "auto", PRECISION)
+    assert sorted(path.name for path in whole.iterdir()) == ["step-00000004", "step-00000005"]
+    files, ways = ("__1_0.distcp", "rest.pt", ".metadata", "checksums.json"), ("cut", "flipped", "gone")
+    folders = []
+    for file, how in itertools.product(files, ways):
+        folders.append(shutil.copytree(whole, tmp_path / f"{file} {how}"))
+        _damage(folders[-1] / "step-00000005" / file, how)
+    found = on_ranks(2, _newest_of_each, [whole, *folders])
+    assert found == [{"whole": 5} | {folder.name: 4 for folder in folders}] * 2
 
 
 def test_what_cannot_be_dealt_out_is_refused():

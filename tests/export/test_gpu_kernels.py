@@ -42,6 +42,7 @@ print("as they should be")
 """
 
 
+@pytest.mark.slow
 @needs_triton
 def test_the_kernels_multiply_as_the_dense_matrix():
     found = subprocess.run([sys.executable, "-c", textwrap.dedent(PROGRAM)], capture_output=True, text=True)

@@ -67,11 +67,20 @@ PRECISIONS = {
 }
 
 
-@pytest.mark.parametrize("penalty", [Constant(value=0.1), Auto()], ids=["constant", "auto"])
-@pytest.mark.parametrize("precision", PRECISIONS.values(), ids=PRECISIONS.keys())
+PENALTIES = {"constant": Constant(value=0.1), "auto": Auto()}
+
+
+@pytest.mark.parametrize(
+    ("precision", "penalty"),
+    [
+        pytest.param(*each, marks=() if each in {("low", "auto"), ("paper", "constant")} else pytest.mark.slow)
+        for each in itertools.product(PRECISIONS, PENALTIES)
+    ],
+)
 def test_every_precision_and_penalty_trains_there(windows, gpu, precision, penalty):
     training = replace(TRAINING, distillation=0.5, hidden_distillation=1.0)
-    given = {"precision": precision, "penalty": penalty, "training": training, "probe_every": 2}
+    given = {"training": training, "probe_every": 2}
+    given |= {"precision": PRECISIONS[precision], "penalty": PENALTIES[penalty]}
     expected = pruned(METHODS["elsa"], windows, "cpu", **given)
     assert_same(pruned(METHODS["elsa"], windows, gpu.device, **given), expected, gpu)
 

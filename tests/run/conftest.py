@@ -1,4 +1,5 @@
 import logging
+import shutil
 import sys
 
 import pytest
@@ -28,5 +29,27 @@ def elsa(tmp_path, request, monkeypatch, capsys):
             code = leaving.code or 0
         out = capsys.readouterr()
         return code, out.out, out.err
+
+    return run
+
+
+_FINISHED = {}  # {arguments: (the folder of the test that ran them, a copy of what they left)}
+
+
+@pytest.fixture
+def finished(elsa, saved_model, corpus, tmp_path, tmp_path_factory):
+    """Run `elsa <arguments>` in the test's folder, or put there what an earlier test with the same ones left."""
+
+    def run(*arguments):
+        if arguments not in _FINISHED:
+            code, _, err = elsa(*arguments)
+            assert code == 0, err
+            copy = shutil.copytree(tmp_path / "outputs", tmp_path_factory.mktemp("finished") / "outputs")
+            _FINISHED[arguments] = (tmp_path, copy)
+            return
+        then, copy = _FINISHED[arguments]
+        shutil.copytree(copy, tmp_path / "outputs")
+        for path in (tmp_path / "outputs").rglob("*.json"):
+            path.write_text(path.read_text().replace(str(then), str(tmp_path)))
 
     return run

@@ -16,9 +16,8 @@ from tests.run.runs import of
 
 
 @pytest.fixture
-def run_folder(elsa):
-    code, _, err = elsa("method=magnitude", "sparsity.ratio=0.8", "model.begin_with_bos=true")
-    assert code == 0, err
+def run_folder(finished):
+    finished("method=magnitude", "sparsity.ratio=0.8", "model.begin_with_bos=true")
     return of("magnitude")[0]
 
 

@@ -70,7 +70,12 @@ KNOBS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("method", KNOBS)
+_SLOW = ("elsa", "elsa_plus")
+
+
+@pytest.mark.parametrize(
+    "method", [pytest.param(method, marks=pytest.mark.slow if method in _SLOW else ()) for method in KNOBS]
+)
 def test_every_knob_changes_the_result(elsa, monkeypatch, method):
     """A key without a reader would leave the weights as they are."""
     monkeypatch.setattr("elsa.run.job._Job._pictures", lambda *_: {})
