@@ -174,6 +174,7 @@ def _run_module(command: list[str], environment: dict[str, str], log: Path) -> N
     """What `python -m module arguments...` would do, in a fork: it has neither variables nor output of its own yet."""
     _, _, module, *arguments = command
     os.setsid()
+    multiprocessing.set_start_method(None, force=True)  # the default, as in a program; a fork is given its server's
     with log.open("a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
