@@ -7,14 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline", "COLUMNS": "200"}
-os.environ |= {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}  # as `elsa` sets them
-
-from importlib import import_module
 
 from elsa.run.cli import COMMANDS, main
+from elsa.run.start import load, quiet
 
+quiet("prune")
 for name in (*COMMANDS, "sweep"):
-    import_module(f"elsa.run.{name}")
+    load(name)
 
 
 def start(

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from elsa.errors import UserError, in_one_line, require
-from elsa.sweep.remote import Cluster, QueuedJob, execute
-from elsa.sweep.slots import Job
+from elsa.sweep.remote import Cluster, execute
+from elsa.sweep.slots import Job, StartedJob
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ class RayTasks(Cluster):
         return _Task(self._task.remote(command, environment, log, where))
 
 
-class _Task(QueuedJob):
+class _Task(StartedJob):
     def __init__(self, reference: Any):
         super().__init__(f"task {reference.task_id().hex()[:8]}")
         self._reference = reference

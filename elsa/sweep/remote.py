@@ -2,25 +2,12 @@
 
 import os
 import subprocess
-import time
 from abc import abstractmethod
 from pathlib import Path
 
 from elsa.sweep.slots import Job, Workers
 
 _PATIENCE = 60  # seconds to save its state in
-
-
-class QueuedJob(Job):
-    """`where`: what the cluster calls it."""
-
-    def __init__(self, where: str):
-        self.where, self._began = where, time.monotonic()
-
-    @property
-    def seconds(self) -> float:
-        """Waiting in the cluster's queue included."""
-        return time.monotonic() - self._began
 
 
 class Cluster(Workers):

@@ -9,15 +9,12 @@ import runpy
 import subprocess
 import sys
 import time
-from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Protocol
-
-import torch
 
 
 class Job(Protocol):
@@ -34,6 +31,17 @@ class Job(Protocol):
 
     def stop(self) -> None:
         """Ask it to save and stop."""
+
+
+class StartedJob(Job):
+    """Its seconds count from here, waiting in a cluster's queue included."""
+
+    def __init__(self, where: str):
+        self.where, self._began = where, time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._began
 
 
 class Workers(Protocol):
@@ -112,24 +120,9 @@ class Slots(Workers):
         return job
 
 
-class _Local(Job):
+class _Program(StartedJob):
     """In a session of its own, so that Ctrl-C reaches the sweep alone, which then stops its processes in good order."""
 
-    def __init__(self, where: str):
-        self.where, self._began = where, time.monotonic()
-
-    @property
-    def seconds(self) -> float:
-        return time.monotonic() - self._began
-
-    @abstractmethod
-    def poll(self) -> int | None: ...
-
-    @abstractmethod
-    def stop(self) -> None: ...
-
-
-class _Program(_Local):
     def __init__(self, where: str, command: list[str], environment: dict[str, str], log: Path):
         super().__init__(where)
         with log.open("a") as file:
@@ -145,7 +138,9 @@ class _Program(_Local):
         self._process.terminate()
 
 
-class _Fork(_Local):
+class _Fork(StartedJob):
+    """As a program is, so in a session of its own."""
+
     def __init__(self, where: str, process: ForkServerProcess, environment: dict[str, str]):
         super().__init__(where)
         self._process = process
@@ -172,6 +167,8 @@ def _variables(environment: dict[str, str]) -> Iterator[None]:
 
 def _run_module(command: list[str], environment: dict[str, str], log: Path) -> None:
     """What `python -m module arguments...` would do, in a fork: it has neither variables nor output of its own yet."""
+    import torch  # late: clusters import this file too, in processes that only start others
+
     _, _, module, *arguments = command
     os.setsid()
     multiprocessing.set_start_method(None, force=True)  # the default, as in a program; a fork is given its server's

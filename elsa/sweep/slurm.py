@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from elsa.distributed.ranks import meeting_place
 from elsa.errors import require
-from elsa.sweep.remote import Cluster, QueuedJob, execute
-from elsa.sweep.slots import Job
+from elsa.sweep.remote import Cluster, execute
+from elsa.sweep.slots import Job, StartedJob
 
 if TYPE_CHECKING:
     import submitit
@@ -59,7 +59,7 @@ class SlurmJobs(Cluster):
         return _Submitted(self._executor.submit(_on_node, command, environment, log, where, self._shape))
 
 
-class _Submitted(QueuedJob):
+class _Submitted(StartedJob):
     def __init__(self, job: "submitit.Job[int]"):
         super().__init__(f"job {job.job_id}")
         self._job = job

@@ -111,12 +111,18 @@ def test_what_is_cut_off_by_a_stop_waits_and_what_still_ends_is_done(tmp_path):
     ]  # fmt: skip
 
 
-def test_forked_runs_share_a_parent_that_is_not_this_process_and_end_as_programs_do(tmp_path, monkeypatch):
+@pytest.fixture
+def as_module(tmp_path, monkeypatch):
+    """Arguments of Python that run the program as a module, which a fork takes."""
     (tmp_path / "forked_program.py").write_text(RUN)
     monkeypatch.syspath_prepend(tmp_path)
+    return "-m", "forked_program"
+
+
+def test_forked_runs_share_a_parent_that_is_not_this_process_and_end_as_programs_do(tmp_path, as_module):
     todo = cells(tmp_path, "a", "dies", "full", "b")
     workers = Slots(cpu_slots(2, 3), imports=["torch"])
-    a, dies, full, b = run(tmp_path, todo, workers, program=("-m", "forked_program"))
+    a, dies, full, b = run(tmp_path, todo, workers, program=as_module)
     assert (a.state, b.state) == ("done", "done")
     assert (dies.state, dies.reason) == ("failed", "killed by SIGKILL: began ['dies']")
     assert (full.state, full.reason) == ("failed", "exit code 3: no memory")
@@ -125,10 +131,7 @@ def test_forked_runs_share_a_parent_that_is_not_this_process_and_end_as_programs
     assert one["parent"] == other["parent"] != os.getpid()
 
 
-def test_a_sweep_of_forked_runs_that_is_stopped_stops_them(tmp_path, monkeypatch):
-    (tmp_path / "forked_program.py").write_text(RUN)
-    monkeypatch.syspath_prepend(tmp_path)
-
+def test_a_sweep_of_forked_runs_that_is_stopped_stops_them(tmp_path, as_module):
     def killer():
         while not any(path.read_text().startswith("began") for path in tmp_path.glob("logs/*.log")):
             time.sleep(0.01)
@@ -138,7 +141,7 @@ def test_a_sweep_of_forked_runs_that_is_stopped_stops_them(tmp_path, monkeypatch
     thread = threading.Thread(target=killer)
     thread.start()
     with pytest.raises(Stopped):
-        run(tmp_path, cells(tmp_path, "endless"), workers, program=("-m", "forked_program"))
+        run(tmp_path, cells(tmp_path, "endless"), workers, program=as_module)
     thread.join()
     assert [cell.state for cell in read_manifest(tmp_path)] == ["waiting"]
 
